@@ -1,0 +1,161 @@
+//! Messages of the exec and control connections.
+
+use crate::{Layer, Limits, Network, Report};
+use alloc::boxed::Box;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::time::Duration;
+use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
+
+/// Bytes of a stream or file that travel in one frame at most. Large enough that the header and
+/// the copy are paid seldom, small enough that streams take turns.
+pub const CHUNK: usize = 64 << 10;
+
+/// Bytes of file contents that travel inside [`Exec`] itself, over all files. What exceeds them
+/// follows as [`ToAgent::FileData`].
+pub const INLINE_FILES: usize = 512 << 10;
+
+/// A file for the workspace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileEntry {
+    /// Relative path below the workspace; the receiver checks it.
+    pub path: ByteBuf,
+    /// Permission bits; others are ignored.
+    pub mode: u32,
+    /// Size of the whole content in bytes.
+    pub size: u64,
+    /// The first bytes of the content. The rest follows as [`ToAgent::FileData`].
+    pub content: ByteBuf,
+}
+
+/// Everything about one execution, in one message, so that it costs one round trip.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exec {
+    /// A name to be found on `PATH`, or a path.
+    pub program: ByteBuf,
+    /// The arguments after the program's own name.
+    pub args: Vec<ByteBuf>,
+    /// Environment variables beyond the sandbox's own.
+    pub env: Vec<(ByteBuf, ByteBuf)>,
+    /// Files that are in the workspace before the program starts.
+    pub files: Vec<FileEntry>,
+    /// Patterns of workspace files that are sent back afterwards.
+    pub collect: Vec<String>,
+    /// What the execution may use.
+    pub limits: Limits,
+    /// What it reaches of the network.
+    pub network: Network,
+    /// Layers that must be in force beyond [`Layer::REQUIRED`].
+    pub require: Vec<Layer>,
+}
+
+/// From the host on an exec connection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum ToAgent {
+    /// Always the first, and only once.
+    Exec(Box<Exec>),
+    /// The next bytes of the files whose content [`Exec`] did not hold whole, in their order.
+    FileData(ByteBuf),
+    /// The next bytes of standard input.
+    Stdin(ByteBuf),
+    /// Standard input ends here.
+    StdinEnd,
+    /// Send the program a signal.
+    Signal(u8),
+    /// The caller's terminal has a new size.
+    Resize {
+        /// Character rows.
+        rows: u16,
+        /// Character columns.
+        columns: u16,
+    },
+}
+
+/// From the agent on an exec connection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum FromAgent {
+    /// The program runs.
+    Started,
+    /// The next bytes of standard output.
+    Stdout(ByteBuf),
+    /// The next bytes of standard error.
+    Stderr(ByteBuf),
+    /// A collected file begins; its bytes follow as [`FromAgent::FileData`].
+    File {
+        /// Relative path below the workspace; the receiver checks it.
+        path: ByteBuf,
+        /// Permission bits.
+        mode: u32,
+        /// Size in bytes.
+        size: u64,
+    },
+    /// The next bytes of the collected file.
+    FileData(ByteBuf),
+    /// The execution ended. Always the last.
+    Exited(Box<Report>),
+    /// The execution did not come about or could not be followed. Always the last.
+    Failed(Failure),
+}
+
+/// What kind of failure it was, as far as the caller can act on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum FailureKind {
+    /// No such program.
+    NotFound,
+    /// The program is there but cannot be executed.
+    NotExecutable,
+    /// An argument, path, limit or message that makes no sense.
+    InvalidInput,
+    /// A required layer cannot be had.
+    LayerUnavailable,
+    /// Anything else.
+    Internal,
+}
+
+/// Why an execution did not come about.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// The kind.
+    pub kind: FailureKind,
+    /// For people: what failed, with which value, and what to do next.
+    pub message: String,
+}
+
+/// From the host on a control connection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum ControlRequest {
+    /// Are you well?
+    Health,
+    /// Set the guest's wall clock to this time since the Unix epoch.
+    SetClock(Duration),
+    /// How are you doing?
+    Metrics,
+    /// End every execution and power the machine off.
+    Shutdown,
+}
+
+/// From the agent on a control connection, one per request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum ControlReply {
+    /// All is well, or the request was carried out.
+    Ok,
+    /// Answer to [`ControlRequest::Metrics`].
+    Metrics {
+        /// Since the guest's kernel started.
+        uptime: Duration,
+        /// Executions under way.
+        running: u32,
+        /// Executions since the start.
+        executions: u64,
+        /// Memory that is free for programs, in bytes.
+        available_memory: u64,
+    },
+    /// The request failed.
+    Failed(Failure),
+}
