@@ -38,7 +38,7 @@ pub use layer::{Layer, LayerState, LayerStatus};
 pub use limits::{Limits, Network};
 pub use message::{
     CHUNK, ControlReply, ControlRequest, Exec, Failure, FailureKind, FileEntry, FromAgent,
-    INLINE_FILES, ToAgent,
+    INLINE_FILES, STDIN_WINDOW, ToAgent,
 };
 pub use report::{Ended, Report, Violation};
 pub use serde_bytes::ByteBuf;

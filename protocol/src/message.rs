@@ -16,6 +16,11 @@ pub const CHUNK: usize = 64 << 10;
 /// follows as [`ToAgent::FileData`].
 pub const INLINE_FILES: usize = 512 << 10;
 
+/// Bytes of standard input that the host may have sent beyond what [`FromAgent::StdinTaken`] has
+/// acknowledged. So the agent can always read the connection, and a signal or the host's going is
+/// seen at once even when the program does not read its input.
+pub const STDIN_WINDOW: usize = 256 << 10;
+
 /// A file for the workspace.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileEntry {
@@ -58,7 +63,7 @@ pub enum ToAgent {
     Exec(Box<Exec>),
     /// The next bytes of the files whose content [`Exec`] did not hold whole, in their order.
     FileData(ByteBuf),
-    /// The next bytes of standard input.
+    /// The next bytes of standard input, never more than [`STDIN_WINDOW`] unacknowledged.
     Stdin(ByteBuf),
     /// Standard input ends here.
     StdinEnd,
@@ -79,6 +84,9 @@ pub enum ToAgent {
 pub enum FromAgent {
     /// The program runs.
     Started,
+    /// The program took this many more bytes of standard input, or they were dropped because it
+    /// closed it.
+    StdinTaken(u32),
     /// The next bytes of standard output.
     Stdout(ByteBuf),
     /// The next bytes of standard error.
