@@ -1,0 +1,82 @@
+//! The two ways to run a program behind one small interface.
+//!
+//! A backend turns a [`Request`] into a [`Session`]: three pipes and a [`Control`]. Everything
+//! above (limits on output, pumps, the report) is the same for both.
+
+#[cfg(target_os = "linux")]
+mod process;
+mod vm;
+
+use crate::command::Request;
+use crate::sandbox::{Config, Inner};
+use crate::{Engine, Error, Isolation};
+use ringfence_protocol::{Ended, Layer, Report};
+use std::fmt::Debug;
+use std::io::{PipeReader, PipeWriter};
+use std::sync::Arc;
+
+pub(crate) use vm::{Machines, engine_states};
+
+/// A started program.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) stdin: Option<PipeWriter>,
+    pub(crate) stdout: PipeReader,
+    pub(crate) stderr: PipeReader,
+    pub(crate) control: Arc<dyn Control>,
+    pub(crate) isolation: Isolation,
+    pub(crate) engine: Option<Engine>,
+}
+
+/// Ends a program and tells how it ended.
+pub(crate) trait Control: Debug + Send + Sync {
+    /// Kills the program and everything it started. The first cause wins; no effect after the end.
+    fn kill(&self, cause: Ended);
+
+    /// Sends the program a signal. No effect after the end.
+    fn signal(&self, signal: u8) -> Result<(), Error>;
+
+    /// Waits until everything is gone. Called once.
+    fn wait(&self) -> Result<Report, Error>;
+}
+
+/// Whether this system and the chosen isolation can do what the configuration asks for.
+pub(crate) fn check(config: &Config) -> Result<(), Error> {
+    match config.isolation.resolve() {
+        Isolation::Vm => vm::check(config),
+        _ if !cfg!(target_os = "linux") => Err(Error::Unsupported {
+            what: "process isolation",
+            why: "it is made of Linux's Landlock and seccomp; use isolation vm or auto".into(),
+        }),
+        _ if config.require.contains(&Layer::Vm) => Err(Error::missing_layer(
+            Layer::Vm,
+            "process isolation has no virtual machine; use isolation vm",
+        )),
+        _ => Ok(()),
+    }
+}
+
+impl Inner {
+    /// Starts a program.
+    pub(crate) fn start(self: &Arc<Self>, request: Request) -> Result<Session, Error> {
+        match self.config.isolation.resolve() {
+            Isolation::Vm => vm::start(self, request),
+            #[cfg(target_os = "linux")]
+            _ => process::start(&self.config, request),
+            #[cfg(not(target_os = "linux"))]
+            _ => check(&self.config).and_then(|()| vm::start(self, request)),
+        }
+    }
+}
+
+/// What this machine can do without a VM, layer by layer.
+#[cfg(target_os = "linux")]
+pub(crate) fn layers() -> Vec<ringfence_protocol::LayerState> {
+    ringfence_sandbox::probe()
+}
+
+/// What this machine can do without a VM, layer by layer.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn layers() -> Vec<ringfence_protocol::LayerState> {
+    Vec::new()
+}

@@ -1,0 +1,411 @@
+//! A running program and its streams.
+
+use crate::backend::{Control, Session};
+use crate::stdio::{Kind, Stdio};
+use crate::{Engine, Error, Isolation, Output, Report, Sandbox};
+use ringfence_protocol::Ended;
+use rustix::event::{PollFd, PollFlags, poll};
+use std::fs::File;
+use std::io::{self, PipeReader, PipeWriter, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+
+/// Bytes that a pump moves at a time: what a pipe holds.
+const BUFFER: usize = 64 << 10;
+
+/// A running program. Dropping it kills the program and everything that it started.
+#[derive(Debug)]
+pub struct Child {
+    /// Standard input, if it was asked for with [`Stdio::piped`]. Dropping it ends the input.
+    pub stdin: Option<ChildStdin>,
+    /// Standard output, if it was asked for with [`Stdio::piped`].
+    pub stdout: Option<ChildStdout>,
+    /// Standard error, if it was asked for with [`Stdio::piped`].
+    pub stderr: Option<ChildStderr>,
+    control: Arc<dyn Control>,
+    meter: Arc<Meter>,
+    isolation: Isolation,
+    engine: Option<Engine>,
+    input: Option<InputPump>,
+    outputs: Vec<JoinHandle<io::Result<()>>>,
+    report: Option<Report>,
+    /// Keeps the VM that the program runs in.
+    _sandbox: Sandbox,
+}
+
+/// Kills or signals a [`Child`] from another thread, for instance while one waits for it.
+#[derive(Debug, Clone)]
+pub struct Killer(Arc<dyn Control>);
+
+impl Killer {
+    /// Kills the program and everything that it started. Its report will say
+    /// [`Ended::Killed`]. No effect when it has ended.
+    pub fn kill(&self) {
+        self.0.kill(Ended::Killed);
+    }
+
+    /// Sends the program a signal by its number. No effect when it has ended.
+    ///
+    /// # Errors
+    /// When there is no such signal or the VM is gone.
+    pub fn signal(&self, signal: u8) -> Result<(), Error> {
+        self.0.signal(signal)
+    }
+}
+
+impl Child {
+    pub(crate) fn new(
+        session: Session,
+        sandbox: &Sandbox,
+        input: Option<Vec<u8>>,
+        [stdin, stdout, stderr]: [Stdio; 3],
+    ) -> Result<Self, Error> {
+        let meter = Arc::new(Meter {
+            limit: sandbox.inner.config.limits.output,
+            used: AtomicU64::new(0),
+            exceeded: AtomicBool::new(false),
+            control: Arc::clone(&session.control),
+        });
+        let mut child = Self {
+            stdin: None,
+            stdout: None,
+            stderr: None,
+            control: session.control,
+            meter: Arc::clone(&meter),
+            isolation: session.isolation,
+            engine: session.engine,
+            input: None,
+            outputs: Vec::new(),
+            report: None,
+            _sandbox: sandbox.clone(),
+        };
+        child.connect_input(session.stdin, input, stdin)?;
+        let stdout_reader = Metered { pipe: session.stdout, meter: Arc::clone(&meter) };
+        let stderr_reader = Metered { pipe: session.stderr, meter };
+        let inherited = || rustix::stdio::stdout().try_clone_to_owned();
+        child.stdout = child.connect_output(stdout_reader, stdout, inherited)?.map(ChildStdout);
+        let inherited = || rustix::stdio::stderr().try_clone_to_owned();
+        child.stderr = child.connect_output(stderr_reader, stderr, inherited)?.map(ChildStderr);
+        Ok(child)
+    }
+
+    fn connect_input(
+        &mut self,
+        pipe: Option<PipeWriter>,
+        bytes: Option<Vec<u8>>,
+        stdio: Stdio,
+    ) -> Result<(), Error> {
+        let Some(pipe) = pipe else { return Ok(()) };
+        let start = Error::system("cannot start a thread for standard input");
+        self.input = match (bytes, stdio.0) {
+            (Some(bytes), _) => Some(InputPump::of_bytes(bytes, pipe).map_err(start)?),
+            (None, Kind::Null) => None,
+            (None, Kind::Piped) => {
+                self.stdin = Some(ChildStdin(pipe));
+                None
+            }
+            (None, Kind::Inherit) => {
+                let own = rustix::stdio::stdin().try_clone_to_owned();
+                let file = own.map(File::from);
+                Some(file.and_then(|file| InputPump::of_file(file, pipe)).map_err(start)?)
+            }
+            (None, Kind::File(file)) => Some(InputPump::of_file(file, pipe).map_err(start)?),
+        };
+        Ok(())
+    }
+
+    fn connect_output(
+        &mut self,
+        reader: Metered,
+        stdio: Stdio,
+        inherited: impl FnOnce() -> io::Result<std::os::fd::OwnedFd>,
+    ) -> Result<Option<Metered>, Error> {
+        let target: Box<dyn Write + Send> = match stdio.0 {
+            Kind::Piped => return Ok(Some(reader)),
+            Kind::Null => Box::new(io::sink()),
+            Kind::File(file) => Box::new(file),
+            Kind::Inherit => Box::new(File::from(
+                inherited().map_err(Error::system("cannot copy a standard stream's descriptor"))?,
+            )),
+        };
+        let pump = thread::Builder::new().name("ringfence-output".into());
+        let pump = pump.spawn(move || pump_output(reader, target));
+        self.outputs
+            .push(pump.map_err(Error::system("cannot start a thread for the program's output"))?);
+        Ok(None)
+    }
+
+    /// A handle that kills or signals the program from another thread.
+    #[must_use]
+    pub fn killer(&self) -> Killer {
+        Killer(Arc::clone(&self.control))
+    }
+
+    /// Kills the program and everything that it started; [`wait`](Self::wait) then reports
+    /// [`Ended::Killed`].
+    pub fn kill(&self) {
+        self.control.kill(Ended::Killed);
+    }
+
+    /// Waits until the program and everything that it started is gone, and reports. Standard
+    /// input is closed first. As with [`std::process`], streams that were asked for with
+    /// [`Stdio::piped`] have to be read, or the program may wait for their reader for ever (or
+    /// rather until its time limit).
+    ///
+    /// # Errors
+    /// [`Error`] when the execution could not be followed to its end; the program is dead then.
+    pub fn wait(&mut self) -> Result<Report, Error> {
+        drop(self.stdin.take());
+        if let Some(report) = &self.report {
+            return Ok(report.clone());
+        }
+        let outcome = self.control.wait();
+        drop(self.input.take());
+        let mut written = Ok(());
+        for pump in self.outputs.drain(..) {
+            // A pump does not panic; if it did, its stream is incomplete.
+            let done = pump.join().unwrap_or_else(|_| Err(io::Error::other("the pump panicked")));
+            written = written.and(done);
+        }
+        let report = outcome?;
+        written.map_err(Error::system("cannot write the program's output"))?;
+        let ended = match report.ended {
+            Ended::Exited { .. } | Ended::Signaled { .. } | Ended::Killed
+                if self.meter.exceeded.load(Ordering::Acquire) =>
+            {
+                Ended::OutputExceeded
+            }
+            ended => ended,
+        };
+        let report = Report {
+            ended,
+            wall: report.wall,
+            cpu: report.cpu,
+            peak_memory: report.peak_memory,
+            isolation: self.isolation,
+            engine: self.engine,
+            layers: report.layers,
+            violations: report.violations,
+        };
+        self.report = Some(report.clone());
+        Ok(report)
+    }
+
+    /// Reads what the program still writes, both streams at the same time, and waits for its end.
+    ///
+    /// # Errors
+    /// As [`wait`](Self::wait).
+    pub fn wait_with_output(mut self) -> Result<Output, Error> {
+        drop(self.stdin.take());
+        let (stdout, stderr) = (self.stdout.take(), self.stderr.take());
+        let read = Error::system("cannot read the program's output");
+        let collected = thread::scope(|scope| {
+            let stderr = thread::Builder::new().spawn_scoped(scope, || collect(stderr.map(|s| s.0)))?;
+            let stdout = collect(stdout.map(|s| s.0));
+            let stderr = stderr.join().unwrap_or_else(|_| Err(io::Error::other("reader panicked")));
+            Ok((stdout?, stderr?))
+        });
+        let report = self.wait()?;
+        let (stdout, stderr) = collected.map_err(read)?;
+        let truncated = self.meter.exceeded.load(Ordering::Acquire);
+        Ok(Output { report, stdout, stderr, truncated })
+    }
+
+    /// Whether the output limit has cut the program's output short so far.
+    #[must_use]
+    pub fn truncated(&self) -> bool {
+        self.meter.exceeded.load(Ordering::Acquire)
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        if self.report.is_none() {
+            self.control.kill(Ended::Killed);
+            drop((self.stdout.take(), self.stderr.take()));
+            if let Err(error) = self.wait() {
+                tracing::debug!(%error, "a dropped child could not be followed to its end");
+            }
+        }
+    }
+}
+
+/// A program's standard input. Dropping it ends the input.
+#[derive(Debug)]
+pub struct ChildStdin(PipeWriter);
+
+impl Write for ChildStdin {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A program's standard output.
+#[derive(Debug)]
+pub struct ChildStdout(Metered);
+
+impl Read for ChildStdout {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer)
+    }
+}
+
+/// A program's standard error.
+#[derive(Debug)]
+pub struct ChildStderr(Metered);
+
+impl Read for ChildStderr {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer)
+    }
+}
+
+/// Counts standard output and standard error together, and kills at the limit.
+#[derive(Debug)]
+struct Meter {
+    limit: Option<u64>,
+    used: AtomicU64,
+    exceeded: AtomicBool,
+    control: Arc<dyn Control>,
+}
+
+impl Meter {
+    /// How many of `len` more bytes are within the limit.
+    fn admit(&self, len: usize) -> usize {
+        let Some(limit) = self.limit else { return len };
+        let len64 = u64::try_from(len).unwrap_or(u64::MAX);
+        let before = self.used.fetch_add(len64, Ordering::AcqRel);
+        let left = limit.saturating_sub(before);
+        if len64 <= left {
+            return len;
+        }
+        if !self.exceeded.swap(true, Ordering::AcqRel) {
+            self.control.kill(Ended::OutputExceeded);
+        }
+        usize::try_from(left).unwrap_or(len)
+    }
+}
+
+/// A stream of the program's behind the output limit.
+#[derive(Debug)]
+struct Metered {
+    pipe: PipeReader,
+    meter: Arc<Meter>,
+}
+
+impl Read for Metered {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.meter.exceeded.load(Ordering::Acquire) {
+            return Ok(0);
+        }
+        let len = self.pipe.read(buffer)?;
+        Ok(self.meter.admit(len))
+    }
+}
+
+fn collect(stream: Option<Metered>) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    if let Some(mut stream) = stream {
+        stream.read_to_end(&mut bytes)?;
+    }
+    Ok(bytes)
+}
+
+/// Copies a stream of the program's until it ends. When the reader has gone, the program gets what
+/// it would get from a pipe of its own: SIGPIPE.
+fn pump_output(mut from: Metered, mut to: Box<dyn Write + Send>) -> io::Result<()> {
+    const SIGPIPE: u8 = 13;
+    let mut buffer = vec![0; BUFFER];
+    loop {
+        let len = match from.read(&mut buffer) {
+            Ok(0) => return to.flush(),
+            Ok(len) => len,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        let chunk = buffer.get(..len).unwrap_or_default();
+        match to.write_all(chunk) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                if let Err(error) = from.meter.control.signal(SIGPIPE) {
+                    tracing::debug!(%error, "the program could not be told that its reader has gone");
+                }
+                return Ok(());
+            }
+            Err(error) => {
+                from.meter.control.kill(Ended::Killed);
+                return Err(error);
+            }
+        }
+    }
+}
+
+/// Feeds standard input from a thread of its own. Dropping it ends the thread, also while it waits
+/// for a terminal.
+#[derive(Debug)]
+struct InputPump {
+    cancel: Option<PipeWriter>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl InputPump {
+    fn of_bytes(bytes: Vec<u8>, mut to: PipeWriter) -> io::Result<Self> {
+        // The program need not read its input: a write that fails is no error.
+        let thread = thread::Builder::new()
+            .name("ringfence-input".into())
+            .spawn(move || drop(to.write_all(&bytes)))?;
+        Ok(Self { cancel: None, thread: Some(thread) })
+    }
+
+    fn of_file(mut from: File, mut to: PipeWriter) -> io::Result<Self> {
+        let (cancelled, cancel) = io::pipe()?;
+        let thread = thread::Builder::new().name("ringfence-input".into()).spawn(move || {
+            let mut buffer = vec![0; BUFFER];
+            while readable(from.as_fd(), cancelled.as_fd()) {
+                match from.read(&mut buffer) {
+                    Ok(0) => break,
+                    Ok(len) => {
+                        if to.write_all(buffer.get(..len).unwrap_or_default()).is_err() {
+                            break;
+                        }
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => {
+                        tracing::warn!(%error, "standard input cannot be read");
+                        break;
+                    }
+                }
+            }
+        })?;
+        Ok(Self { cancel: Some(cancel), thread: Some(thread) })
+    }
+}
+
+impl Drop for InputPump {
+    fn drop(&mut self) {
+        drop(self.cancel.take());
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::debug!("the pump of standard input panicked");
+        }
+    }
+}
+
+/// Waits until `from` can be read; false when `cancelled` has been closed first.
+fn readable(from: BorrowedFd<'_>, cancelled: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::new(&from, PollFlags::IN), PollFd::new(&cancelled, PollFlags::IN)];
+    loop {
+        match poll(&mut fds, None) {
+            Ok(_) => return fds.get(1).is_some_and(|fd| fd.revents().is_empty()),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(_) => return false,
+        }
+    }
+}

@@ -1,0 +1,280 @@
+//! What is the same for every execution: where it runs, what it may use, what it may reach.
+
+use crate::backend::Machines;
+use crate::{Command, Error};
+use ringfence_protocol::{Layer, Limits};
+use std::ffi::OsString;
+use std::fmt;
+use std::fs::File;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Where a program runs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Isolation {
+    /// [`Isolation::Process`] on Linux, [`Isolation::Vm`] on macOS.
+    #[default]
+    Auto,
+    /// In the Linux sandbox on this kernel.
+    Process,
+    /// In the same sandbox inside a VM.
+    Vm,
+}
+
+/// What runs the VM.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Engine {
+    /// The best one this machine has.
+    #[default]
+    Auto,
+    /// Apple's Hypervisor.framework.
+    Hvf,
+    /// Linux's KVM.
+    Kvm,
+    /// Software emulation by QEMU.
+    Qemu,
+}
+
+/// The text names no isolation or engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("there are only {0}")]
+pub struct UnknownName(&'static str);
+
+impl Isolation {
+    const NAMES: [(Self, &'static str); 3] =
+        [(Self::Auto, "auto"), (Self::Process, "process"), (Self::Vm, "vm")];
+
+    /// What [`Isolation::Auto`] stands for on this system.
+    #[must_use]
+    pub const fn resolve(self) -> Self {
+        match self {
+            Self::Auto if cfg!(target_os = "linux") => Self::Process,
+            Self::Auto => Self::Vm,
+            chosen => chosen,
+        }
+    }
+}
+
+impl Engine {
+    const NAMES: [(Self, &'static str); 4] =
+        [(Self::Auto, "auto"), (Self::Hvf, "hvf"), (Self::Kvm, "kvm"), (Self::Qemu, "qemu")];
+}
+
+fn name_of<T: PartialEq>(names: &[(T, &'static str)], value: &T) -> &'static str {
+    names.iter().find(|(each, _)| each == value).map_or("", |(_, name)| name)
+}
+
+impl fmt::Display for Isolation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(name_of(&Self::NAMES, self))
+    }
+}
+
+impl fmt::Display for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(name_of(&Self::NAMES, self))
+    }
+}
+
+impl FromStr for Isolation {
+    type Err = UnknownName;
+
+    fn from_str(text: &str) -> Result<Self, UnknownName> {
+        let found = Self::NAMES.iter().find(|(_, name)| *name == text);
+        found.map(|(value, _)| *value).ok_or(UnknownName("auto, process and vm"))
+    }
+}
+
+impl FromStr for Engine {
+    type Err = UnknownName;
+
+    fn from_str(text: &str) -> Result<Self, UnknownName> {
+        let found = Self::NAMES.iter().find(|(_, name)| *name == text);
+        found.map(|(value, _)| *value).ok_or(UnknownName("auto, hvf, kvm and qemu"))
+    }
+}
+
+/// A host path that the program may reach.
+#[derive(Debug, Clone)]
+pub(crate) struct Grant {
+    pub(crate) path: PathBuf,
+    pub(crate) writable: bool,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Config {
+    pub(crate) isolation: Isolation,
+    pub(crate) engine: Engine,
+    pub(crate) limits: Limits,
+    pub(crate) require: Vec<Layer>,
+    pub(crate) env: Vec<(OsString, OsString)>,
+    pub(crate) grants: Vec<Grant>,
+    pub(crate) image: Option<PathBuf>,
+    pub(crate) vm_log: Option<File>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) config: Config,
+    pub(crate) machines: Machines,
+}
+
+/// Makes [`Command`]s that share an isolation, limits and what may be reached.
+///
+/// Each command gets a fresh workspace of its own. With [`Isolation::Vm`] the commands of one
+/// sandbox share a VM, which boots with the first of them and ends with the last clone of the
+/// sandbox and the last of its children.
+#[derive(Debug, Clone)]
+pub struct Sandbox {
+    pub(crate) inner: Arc<Inner>,
+}
+
+impl Default for Sandbox {
+    /// The system's own isolation with the default [`Limits`].
+    fn default() -> Self {
+        Self::from_config(Config::default())
+    }
+}
+
+impl Sandbox {
+    /// Begins with the defaults.
+    #[must_use]
+    pub fn builder() -> SandboxBuilder {
+        SandboxBuilder { config: Config::default() }
+    }
+
+    /// A command that runs `program`: a name to be found on `PATH`, an absolute path, or a path
+    /// relative to the workspace.
+    #[must_use]
+    pub fn command(&self, program: impl Into<OsString>) -> Command {
+        Command::new(self.clone(), program.into())
+    }
+
+    fn from_config(config: Config) -> Self {
+        Self { inner: Arc::new(Inner { config, machines: Machines::default() }) }
+    }
+}
+
+/// Configures a [`Sandbox`].
+#[derive(Debug)]
+#[must_use]
+pub struct SandboxBuilder {
+    config: Config,
+}
+
+impl SandboxBuilder {
+    /// Where programs run; [`Isolation::Auto`] unless said.
+    pub const fn isolation(mut self, isolation: Isolation) -> Self {
+        self.config.isolation = isolation;
+        self
+    }
+
+    /// What runs the VM, if there is one; [`Engine::Auto`] unless said.
+    pub const fn engine(mut self, engine: Engine) -> Self {
+        self.config.engine = engine;
+        self
+    }
+
+    /// All limits at once.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.config.limits = limits;
+        self
+    }
+
+    /// Wall-clock time, after which everything the program started is killed.
+    pub const fn timeout(mut self, wall: Duration) -> Self {
+        self.config.limits.wall = Some(wall);
+        self
+    }
+
+    /// CPU time of the program and its descendants.
+    pub const fn cpu_time(mut self, cpu: Duration) -> Self {
+        self.config.limits.cpu = Some(cpu);
+        self
+    }
+
+    /// Memory in bytes.
+    pub const fn memory(mut self, bytes: u64) -> Self {
+        self.config.limits.memory = Some(bytes);
+        self
+    }
+
+    /// Processes and threads at one time.
+    pub const fn pids(mut self, processes: u64) -> Self {
+        self.config.limits.processes = Some(processes);
+        self
+    }
+
+    /// Bytes of standard output and standard error together.
+    pub const fn max_output(mut self, bytes: u64) -> Self {
+        self.config.limits.output = Some(bytes);
+        self
+    }
+
+    /// A layer that must be in force, beyond [`Layer::REQUIRED`].
+    pub fn require(mut self, layer: Layer) -> Self {
+        self.config.require.push(layer);
+        self
+    }
+
+    /// An environment variable for every command.
+    pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+        self.config.env.push((name.into(), value.into()));
+        self
+    }
+
+    /// A host path that programs may read, at the same place.
+    pub fn read_only(mut self, path: impl Into<PathBuf>) -> Self {
+        self.config.grants.push(Grant { path: path.into(), writable: false });
+        self
+    }
+
+    /// A host path that programs may read and change, at the same place.
+    pub fn read_write(mut self, path: impl Into<PathBuf>) -> Self {
+        self.config.grants.push(Grant { path: path.into(), writable: true });
+        self
+    }
+
+    /// The folder of the guest image; the user's cache unless said.
+    pub fn image(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.config.image = Some(directory.into());
+        self
+    }
+
+    /// A file that keeps the guest's console.
+    pub fn vm_log(mut self, file: File) -> Self {
+        self.config.vm_log = Some(file);
+        self
+    }
+
+    /// The sandbox. Nothing is started by it.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for an isolation or engine that this system cannot have, and for
+    /// options that the chosen isolation does not know.
+    pub fn build(self) -> Result<Sandbox, Error> {
+        crate::backend::check(&self.config)?;
+        Ok(Sandbox::from_config(self.config))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_back() {
+        for (isolation, _) in Isolation::NAMES {
+            assert_eq!(isolation.to_string().parse(), Ok(isolation));
+        }
+        for (engine, _) in Engine::NAMES {
+            assert_eq!(engine.to_string().parse(), Ok(engine));
+        }
+        assert!("docker".parse::<Isolation>().is_err());
+        assert!("xen".parse::<Engine>().is_err());
+    }
+}
