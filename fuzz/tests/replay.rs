@@ -1,0 +1,129 @@
+//! Runs every target over its corpus and over a bounded number of mutations of it, the same on
+//! every run, and bounds the memory that an input may cost.
+
+mod meter;
+mod mutator;
+
+use mutator::Mutator;
+use std::fs;
+use std::panic::{self, AssertUnwindSafe};
+use std::path::PathBuf;
+
+type Target = fn(&[u8]);
+
+const TARGETS: &[(&str, Target)] = &[("decode_frame", ringfence_fuzz::decode_frame)];
+
+/// Mutated inputs per target.
+const MUTATIONS: u32 = 20_000;
+
+/// Bytes of memory at one time that an input may cost per byte of its own: the smallest element of
+/// a list takes one byte on the wire and 64 in memory, a growing vector holds two copies, and a
+/// value is compared with its second decoding.
+const MEMORY_PER_BYTE: usize = 512;
+
+/// Memory that any input may cost.
+const MEMORY_BASE: usize = 16 << 10;
+
+fn folder(target: &str) -> PathBuf {
+    [env!("CARGO_MANIFEST_DIR"), "corpus", target]
+        .iter()
+        .collect()
+}
+
+/// The corpus of a target, by name, so that every run sees the same order.
+fn corpus(target: &str) -> Vec<(String, Vec<u8>)> {
+    let mut seeds: Vec<_> = fs::read_dir(folder(target))
+        .unwrap()
+        .map(|entry| {
+            let entry = entry.unwrap();
+            let name = entry.file_name().into_string().unwrap();
+            (name, fs::read(entry.path()).unwrap())
+        })
+        .collect();
+    seeds.sort();
+    assert!(!seeds.is_empty(), "{target} has no corpus");
+    seeds
+}
+
+/// Runs one input and reports it whole when the target fails.
+fn run(target: &str, body: Target, what: &str, input: &[u8]) {
+    let outcome = panic::catch_unwind(AssertUnwindSafe(|| meter::peak(|| body(input))));
+    let hex: String = input.iter().map(|byte| format!("{byte:02x}")).collect();
+    match outcome {
+        Ok(peak) => {
+            let allowed = MEMORY_BASE + MEMORY_PER_BYTE * input.len();
+            assert!(
+                peak <= allowed,
+                "{target}: {what} costs {peak} bytes of memory: {hex}"
+            );
+        }
+        Err(_) => panic!("{target}: {what} panics; add it to the corpus: {hex}"),
+    }
+}
+
+#[test]
+fn every_target_survives_its_corpus() {
+    for (target, body) in TARGETS {
+        for (name, input) in corpus(target) {
+            run(target, *body, &name, &input);
+        }
+    }
+}
+
+#[test]
+fn every_target_survives_mutations_of_its_corpus() {
+    for (target, body) in TARGETS {
+        let seeds = corpus(target).into_iter().map(|(_, input)| input).collect();
+        let mut mutator = Mutator::new(seeds);
+        for round in 0..MUTATIONS {
+            let input = mutator.next();
+            run(target, *body, &format!("mutation {round}"), &input);
+        }
+    }
+}
+
+/// A frame of the largest size, filled with what costs the decoder most: lists of empty elements.
+#[test]
+fn the_largest_frames_cost_memory_in_proportion() {
+    use ringfence_protocol::frame::MAX_FRAME;
+    for variant in 0..9_u8 {
+        for filler in [0, 1, 0x7f, 0xff] {
+            let mut input = u32::try_from(MAX_FRAME).unwrap().to_le_bytes().to_vec();
+            // Empty program, then a list of arguments as long as the frame allows.
+            input.extend([variant, 0, 0xf0, 0xff, 0x3f]);
+            input.resize(4 + MAX_FRAME, filler);
+            let what = format!("a full frame of variant {variant} with {filler}");
+            let allowed = MEMORY_BASE + MEMORY_PER_BYTE * input.len();
+            let peak = meter::peak(|| ringfence_fuzz::decode_frame(&input));
+            assert!(peak <= allowed, "{what} costs {peak} bytes of memory");
+        }
+    }
+}
+
+/// The corpus of the decoder holds every message of the frozen wire format, so that a new message
+/// is fuzzed from the day it exists.
+#[test]
+fn the_corpus_has_every_message() {
+    let schema = format!(
+        "../protocol/tests/schema/v{}.txt",
+        ringfence_protocol::VERSION
+    );
+    let schema = fs::read_to_string(schema).unwrap();
+    let seeds = corpus("decode_frame");
+    for line in schema.lines() {
+        let (name, hex) = line.split_once(' ').unwrap();
+        // Parts of messages, on no connection by themselves.
+        if name.starts_with("Layer::") || name.starts_with("Network::") {
+            continue;
+        }
+        let body: Vec<u8> = (0..hex.len() / 2)
+            .map(|at| u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).unwrap())
+            .collect();
+        let header = u32::try_from(body.len()).unwrap().to_le_bytes();
+        let frame = [&header[..], &body].concat();
+        assert!(
+            seeds.iter().any(|(_, seed)| *seed == frame),
+            "corpus/decode_frame has no seed for {name}: add a file with its frame"
+        );
+    }
+}
