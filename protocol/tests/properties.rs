@@ -1,5 +1,7 @@
 //! What must hold for every value and for any bytes.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;

@@ -5,6 +5,8 @@
 //! [`VERSION`] would let two sides misread each other after a handshake that succeeded. Old files
 //! stay: they are the record of what each version meant.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use ringfence_protocol::{
     ByteBuf, Capabilities, ControlReply, ControlRequest, Ended, Exec, Failure, FailureKind,
     FileEntry, FromAgent, Hello, Layer, LayerState, Limits, Network, Report, ToAgent, VERSION,
