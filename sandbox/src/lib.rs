@@ -22,7 +22,9 @@
 mod error;
 mod path;
 mod running;
+mod seccomp;
 mod spec;
+mod sys;
 
 pub use error::{SpawnError, WaitError};
 pub use path::{PathError, WorkspacePath};

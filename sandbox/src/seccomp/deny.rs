@@ -1,0 +1,182 @@
+//! What is denied with `EPERM`: calls that a program expects to exist but must not use here, and
+//! arguments of allowed calls.
+//!
+//! A call that is in neither list gives `ENOSYS`; it is named here where a program should learn
+//! "not permitted" rather than "not there".
+
+use super::Condition::{Has, Is, IsNot};
+use super::{Group, Rule};
+
+/// Flags of `clone` that make namespaces. `CLONE_NEWTIME` shares its bit with the exit signal's
+/// mask and cannot be given to `clone`.
+#[expect(clippy::cast_sign_loss, reason = "flag bits of the kernel's interface")]
+const NAMESPACES: u64 = (libc::CLONE_NEWNS
+    | libc::CLONE_NEWCGROUP
+    | libc::CLONE_NEWUTS
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWUSER
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWNET) as u32 as u64;
+
+#[expect(clippy::cast_sign_loss, reason = "a domain is a small positive number")]
+const AF_UNIX: u32 = libc::AF_UNIX as u32;
+
+const TIOCSTI: u32 = 0x5412;
+const TIOCLINUX: u32 = 0x541C;
+const TIOCSETD: u32 = 0x5423;
+
+/// Never allowed.
+pub(crate) const GROUPS: &[Group] = &[
+    Group {
+        reason: "looks into or changes other processes",
+        calls: &[
+            libc::SYS_ptrace,
+            libc::SYS_process_vm_readv,
+            libc::SYS_process_vm_writev,
+            libc::SYS_pidfd_getfd,
+            libc::SYS_process_madvise,
+            libc::SYS_kcmp,
+        ],
+    },
+    Group {
+        reason: "makes or enters namespaces, or changes the file system tree",
+        calls: &[
+            libc::SYS_unshare,
+            libc::SYS_setns,
+            libc::SYS_mount,
+            libc::SYS_umount2,
+            libc::SYS_pivot_root,
+            libc::SYS_chroot,
+            libc::SYS_fsopen,
+            libc::SYS_fsconfig,
+            libc::SYS_fsmount,
+            libc::SYS_fspick,
+            libc::SYS_open_tree,
+            libc::SYS_move_mount,
+            libc::SYS_mount_setattr,
+            libc::SYS_open_by_handle_at,
+            libc::SYS_name_to_handle_at,
+        ],
+    },
+    Group {
+        reason: "large parts of the kernel that unprivileged programs do without",
+        calls: &[
+            libc::SYS_bpf,
+            libc::SYS_perf_event_open,
+            libc::SYS_userfaultfd,
+            libc::SYS_fanotify_init,
+            libc::SYS_fanotify_mark,
+            libc::SYS_io_uring_setup,
+            libc::SYS_io_uring_enter,
+            libc::SYS_io_uring_register,
+        ],
+    },
+    Group {
+        reason: "keyrings are not separated by any namespace",
+        calls: &[libc::SYS_add_key, libc::SYS_request_key, libc::SYS_keyctl],
+    },
+    Group {
+        reason: "belongs to the administrator of the machine",
+        calls: &[
+            libc::SYS_kexec_load,
+            libc::SYS_init_module,
+            libc::SYS_finit_module,
+            libc::SYS_delete_module,
+            libc::SYS_quotactl,
+            libc::SYS_quotactl_fd,
+            libc::SYS_acct,
+            libc::SYS_swapon,
+            libc::SYS_swapoff,
+            libc::SYS_reboot,
+            libc::SYS_settimeofday,
+            libc::SYS_clock_settime,
+            libc::SYS_adjtimex,
+            libc::SYS_clock_adjtime,
+            libc::SYS_syslog,
+            libc::SYS_vhangup,
+            libc::SYS_sethostname,
+            libc::SYS_setdomainname,
+            libc::SYS_nfsservctl,
+            libc::SYS_lookup_dcookie,
+            libc::SYS_migrate_pages,
+            libc::SYS_move_pages,
+        ],
+    },
+];
+
+/// Denied with these arguments.
+pub(crate) const RULES: &[Rule] = &[
+    Rule {
+        reason: "only Unix sockets: no TCP, UDP, raw, netlink, vsock, packet or crypto sockets",
+        call: libc::SYS_socket,
+        when: &[IsNot(0, AF_UNIX)],
+    },
+    Rule {
+        reason: "only Unix sockets, in pairs as well",
+        call: libc::SYS_socketpair,
+        when: &[IsNot(0, AF_UNIX)],
+    },
+    Rule {
+        reason: "a new namespace gives capabilities inside it",
+        call: libc::SYS_clone,
+        when: &[Has(0, NAMESPACES)],
+    },
+    Rule {
+        reason: "types into a terminal (CVE-2017-5226)",
+        call: libc::SYS_ioctl,
+        when: &[Is(1, TIOCSTI)],
+    },
+    Rule {
+        reason: "pastes into a console",
+        call: libc::SYS_ioctl,
+        when: &[Is(1, TIOCLINUX)],
+    },
+    Rule {
+        reason: "loads a line discipline",
+        call: libc::SYS_ioctl,
+        when: &[Is(1, TIOCSETD)],
+    },
+    Rule {
+        reason: "personalities switch off address space randomisation; a query and the default stay",
+        call: libc::SYS_personality,
+        when: &[IsNot(0, 0), IsNot(0, u32::MAX)],
+    },
+];
+
+/// Denied where the kernel cannot keep a Unix socket from the abstract names of others.
+pub(crate) const WITHOUT_SOCKET_SCOPE: &[Rule] = &[Rule {
+    reason: "an abstract socket of another process could be reached; pairs stay",
+    call: libc::SYS_socket,
+    when: &[],
+}];
+
+/// Denied where no IPC namespace separates these objects from the host's.
+pub(crate) const WITHOUT_IPC_NAMESPACE: &[Rule] = &[
+    Rule { reason: "shared memory of the host", call: libc::SYS_shmget, when: &[] },
+    Rule { reason: "shared memory of the host", call: libc::SYS_shmat, when: &[] },
+    Rule { reason: "shared memory of the host", call: libc::SYS_shmctl, when: &[] },
+    Rule { reason: "semaphores of the host", call: libc::SYS_semget, when: &[] },
+    Rule { reason: "semaphores of the host", call: libc::SYS_semop, when: &[] },
+    Rule { reason: "semaphores of the host", call: libc::SYS_semtimedop, when: &[] },
+    Rule { reason: "semaphores of the host", call: libc::SYS_semctl, when: &[] },
+    Rule { reason: "message queues of the host", call: libc::SYS_msgget, when: &[] },
+    Rule { reason: "message queues of the host", call: libc::SYS_msgsnd, when: &[] },
+    Rule { reason: "message queues of the host", call: libc::SYS_msgrcv, when: &[] },
+    Rule { reason: "message queues of the host", call: libc::SYS_msgctl, when: &[] },
+    Rule { reason: "message queues of the host", call: libc::SYS_mq_open, when: &[] },
+    Rule { reason: "message queues of the host", call: libc::SYS_mq_unlink, when: &[] },
+];
+
+/// Denied where the process numbers are the host's: these reach other processes of the same user.
+/// Zero means the caller itself.
+pub(crate) const WITHOUT_PID_NAMESPACE: &[Rule] = &[
+    Rule { reason: "limits of others", call: libc::SYS_prlimit64, when: &[IsNot(0, 0)] },
+    Rule { reason: "processors of others", call: libc::SYS_sched_setaffinity, when: &[IsNot(0, 0)] },
+    Rule { reason: "scheduling of others", call: libc::SYS_sched_setparam, when: &[IsNot(0, 0)] },
+    Rule { reason: "scheduling of others", call: libc::SYS_sched_setscheduler, when: &[IsNot(0, 0)] },
+    Rule { reason: "scheduling of others", call: libc::SYS_sched_setattr, when: &[IsNot(0, 0)] },
+    Rule { reason: "priority of others", call: libc::SYS_setpriority, when: &[IsNot(1, 0)] },
+    Rule { reason: "priority of the user", call: libc::SYS_setpriority, when: &[IsNot(0, 0)] },
+    Rule { reason: "priority of others", call: libc::SYS_ioprio_set, when: &[IsNot(1, 0)] },
+    Rule { reason: "memory of others", call: libc::SYS_process_mrelease, when: &[] },
+];
