@@ -1,19 +1,15 @@
 //! A running program and its streams.
 
 use crate::backend::{Control, Session};
+use crate::pump::{self, InputPump};
 use crate::stdio::{Kind, Stdio};
 use crate::{Engine, Error, Isolation, Output, Report, Sandbox};
 use ringfence_protocol::Ended;
-use rustix::event::{PollFd, PollFlags, poll};
 use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
-
-/// Bytes that a pump moves at a time: what a pipe holds.
-const BUFFER: usize = 64 << 10;
 
 /// A running program. Dropping it kills the program and everything that it started.
 #[derive(Debug)]
@@ -131,7 +127,7 @@ impl Child {
             )),
         };
         let pump = thread::Builder::new().name("ringfence-output".into());
-        let pump = pump.spawn(move || pump_output(reader, target));
+        let pump = pump.spawn(move || pump::output(reader, target));
         self.outputs
             .push(pump.map_err(Error::system("cannot start a thread for the program's output"))?);
         Ok(None)
@@ -294,9 +290,16 @@ impl Meter {
 
 /// A stream of the program's behind the output limit.
 #[derive(Debug)]
-struct Metered {
+pub(crate) struct Metered {
     pipe: PipeReader,
     meter: Arc<Meter>,
+}
+
+impl Metered {
+    /// What ends the program that writes this stream.
+    pub(crate) fn control(&self) -> &dyn Control {
+        &*self.meter.control
+    }
 }
 
 impl Read for Metered {
@@ -315,97 +318,4 @@ fn collect(stream: Option<Metered>) -> io::Result<Vec<u8>> {
         stream.read_to_end(&mut bytes)?;
     }
     Ok(bytes)
-}
-
-/// Copies a stream of the program's until it ends. When the reader has gone, the program gets what
-/// it would get from a pipe of its own: SIGPIPE.
-fn pump_output(mut from: Metered, mut to: Box<dyn Write + Send>) -> io::Result<()> {
-    const SIGPIPE: u8 = 13;
-    let mut buffer = vec![0; BUFFER];
-    loop {
-        let len = match from.read(&mut buffer) {
-            Ok(0) => return to.flush(),
-            Ok(len) => len,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(error),
-        };
-        let chunk = buffer.get(..len).unwrap_or_default();
-        match to.write_all(chunk) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
-                if let Err(error) = from.meter.control.signal(SIGPIPE) {
-                    tracing::debug!(%error, "the program could not be told that its reader has gone");
-                }
-                return Ok(());
-            }
-            Err(error) => {
-                from.meter.control.kill(Ended::Killed);
-                return Err(error);
-            }
-        }
-    }
-}
-
-/// Feeds standard input from a thread of its own. Dropping it ends the thread, also while it waits
-/// for a terminal.
-#[derive(Debug)]
-struct InputPump {
-    cancel: Option<PipeWriter>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl InputPump {
-    fn of_bytes(bytes: Vec<u8>, mut to: PipeWriter) -> io::Result<Self> {
-        // The program need not read its input: a write that fails is no error.
-        let thread = thread::Builder::new()
-            .name("ringfence-input".into())
-            .spawn(move || drop(to.write_all(&bytes)))?;
-        Ok(Self { cancel: None, thread: Some(thread) })
-    }
-
-    fn of_file(mut from: File, mut to: PipeWriter) -> io::Result<Self> {
-        let (cancelled, cancel) = io::pipe()?;
-        let thread = thread::Builder::new().name("ringfence-input".into()).spawn(move || {
-            let mut buffer = vec![0; BUFFER];
-            while readable(from.as_fd(), cancelled.as_fd()) {
-                match from.read(&mut buffer) {
-                    Ok(0) => break,
-                    Ok(len) => {
-                        if to.write_all(buffer.get(..len).unwrap_or_default()).is_err() {
-                            break;
-                        }
-                    }
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(error) => {
-                        tracing::warn!(%error, "standard input cannot be read");
-                        break;
-                    }
-                }
-            }
-        })?;
-        Ok(Self { cancel: Some(cancel), thread: Some(thread) })
-    }
-}
-
-impl Drop for InputPump {
-    fn drop(&mut self) {
-        drop(self.cancel.take());
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::debug!("the pump of standard input panicked");
-        }
-    }
-}
-
-/// Waits until `from` can be read; false when `cancelled` has been closed first.
-fn readable(from: BorrowedFd<'_>, cancelled: BorrowedFd<'_>) -> bool {
-    let mut fds = [PollFd::new(&from, PollFlags::IN), PollFd::new(&cancelled, PollFlags::IN)];
-    loop {
-        match poll(&mut fds, None) {
-            Ok(_) => return fds.get(1).is_some_and(|fd| fd.revents().is_empty()),
-            Err(rustix::io::Errno::INTR) => {}
-            Err(_) => return false,
-        }
-    }
 }

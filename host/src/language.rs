@@ -44,7 +44,6 @@ impl Language {
     }
 
     /// A command that runs `code` in `sandbox`.
-    #[must_use]
     pub fn command(self, sandbox: &Sandbox, code: impl Into<Vec<u8>>) -> Command {
         let row = self.row();
         sandbox.command(row.program).arg(row.file).file(row.file, code)
@@ -71,19 +70,16 @@ impl FromStr for Language {
 }
 
 /// Runs Python code in the default sandbox.
-#[must_use]
 pub fn python(code: impl Into<Vec<u8>>) -> Command {
     Language::Python.command(&Sandbox::default(), code)
 }
 
 /// Runs a shell script in the default sandbox.
-#[must_use]
 pub fn shell(code: impl Into<Vec<u8>>) -> Command {
     Language::Shell.command(&Sandbox::default(), code)
 }
 
 /// Runs JavaScript in the default sandbox.
-#[must_use]
 pub fn node(code: impl Into<Vec<u8>>) -> Command {
     Language::Node.command(&Sandbox::default(), code)
 }

@@ -44,6 +44,7 @@ mod doctor;
 mod error;
 mod language;
 mod output;
+mod pump;
 mod sandbox;
 mod stdio;
 mod vmm;

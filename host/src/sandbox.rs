@@ -142,14 +142,12 @@ impl Default for Sandbox {
 
 impl Sandbox {
     /// Begins with the defaults.
-    #[must_use]
     pub fn builder() -> SandboxBuilder {
         SandboxBuilder { config: Config::default() }
     }
 
     /// A command that runs `program`: a name to be found on `PATH`, an absolute path, or a path
     /// relative to the workspace.
-    #[must_use]
     pub fn command(&self, program: impl Into<OsString>) -> Command {
         Command::new(self.clone(), program.into())
     }

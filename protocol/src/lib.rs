@@ -34,7 +34,7 @@ mod message;
 mod report;
 
 pub use hello::{Capabilities, Hello, HelloError, MAGIC, VERSION};
-pub use layer::{Layer, LayerState, LayerStatus};
+pub use layer::{Layer, LayerState, LayerStatus, UnknownLayer};
 pub use limits::{Limits, Network};
 pub use message::{
     CHUNK, ControlReply, ControlRequest, Exec, Failure, FailureKind, FileEntry, FromAgent,

@@ -15,7 +15,7 @@ use std::fmt::Debug;
 use std::io::{PipeReader, PipeWriter};
 use std::sync::Arc;
 
-pub(crate) use vm::{Machines, engine_states};
+pub(crate) use vm::{Machines, engine_states, image_state};
 
 /// A started program.
 #[derive(Debug)]
@@ -79,4 +79,31 @@ pub(crate) fn layers() -> Vec<ringfence_protocol::LayerState> {
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn layers() -> Vec<ringfence_protocol::LayerState> {
     Vec::new()
+}
+
+/// An error with its causes in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::error::Error as _;
+    use std::io;
+
+    #[test]
+    fn a_chain_names_every_cause() {
+        let cause = io::Error::from_raw_os_error(2);
+        let error = Error::Input { path: "/x".into(), source: cause };
+        assert_eq!(chain(&error), "cannot read /x: No such file or directory (os error 2)");
+        assert!(error.source().is_some());
+    }
 }

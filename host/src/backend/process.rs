@@ -1,6 +1,6 @@
 //! The Linux sandbox on the host's own kernel.
 
-use super::{Control, Session};
+use super::{Control, Session, chain};
 use crate::command::{Request, Source};
 use crate::sandbox::Config;
 use crate::{Error, Isolation};
@@ -9,8 +9,6 @@ use ringfence_protocol::{Layer, Network};
 use ringfence_sandbox::{
     Access, Content, Grant, InputFile, Killer, Running, SpawnError, Spec, Stdin, WorkspacePath,
 };
-use std::error::Error as _;
-use std::io;
 use std::sync::{Mutex, PoisonError};
 
 pub(super) fn start(config: &Config, request: Request) -> Result<Session, Error> {
@@ -96,29 +94,4 @@ fn spawn_error(error: SpawnError) -> Error {
         _ => FailureKind::Internal,
     };
     Error::from_failure(Failure { kind, message: chain(&error) })
-}
-
-/// An error with its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_chain_names_every_cause() {
-        let cause = io::Error::from_raw_os_error(2);
-        let error = Error::Input { path: "/x".into(), source: cause };
-        assert_eq!(chain(&error), "cannot read /x: No such file or directory (os error 2)");
-        assert!(error.source().is_some());
-    }
 }

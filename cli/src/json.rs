@@ -1,0 +1,149 @@
+//! The JSON objects that the command prints, and the words for how an execution ended.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use ringfence::{Ended, Isolation, LayerState, LayerStatus, Output, Report, Violation};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+use std::time::Duration;
+
+/// What `--json` prints about an execution.
+#[derive(Debug, Serialize)]
+pub(crate) struct RunReport {
+    status: &'static str,
+    exit_code: Option<u8>,
+    signal: Option<u8>,
+    #[serde(flatten)]
+    streams: Map<String, Value>,
+    stdout_truncated: bool,
+    wall_ms: f64,
+    cpu_ms: f64,
+    peak_memory_bytes: u64,
+    isolation: Value,
+    violations: Vec<Value>,
+}
+
+impl RunReport {
+    pub(crate) fn new(output: &Output) -> Self {
+        let report = &output.report;
+        let (exit_code, signal) = match report.ended {
+            Ended::Exited { code } => (Some(code), None),
+            Ended::Signaled { signal } => (None, Some(signal)),
+            _ => (None, None),
+        };
+        let mut streams = Map::new();
+        put_stream(&mut streams, "stdout", &output.stdout);
+        put_stream(&mut streams, "stderr", &output.stderr);
+        Self {
+            status: status_word(report.ended),
+            exit_code,
+            signal,
+            streams,
+            stdout_truncated: output.truncated,
+            wall_ms: milliseconds(report.wall),
+            cpu_ms: milliseconds(report.cpu),
+            peak_memory_bytes: report.peak_memory,
+            isolation: isolation(report),
+            violations: report.violations.iter().map(violation).collect(),
+        }
+    }
+}
+
+fn put_stream(streams: &mut Map<String, Value>, name: &str, bytes: &[u8]) {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => streams.insert(name.to_owned(), Value::from(text)),
+        Err(_) => streams.insert(
+            format!("{name}_base64"),
+            Value::from(STANDARD.encode(bytes)),
+        ),
+    };
+}
+
+fn isolation(report: &Report) -> Value {
+    let kind = if report.isolation == Isolation::Vm {
+        "vm"
+    } else {
+        "process"
+    };
+    let active = report.layers.iter().filter(|state| state.is_active());
+    json!({
+        "kind": kind,
+        "engine": report.engine.map(|engine| engine.to_string()),
+        "layers": active.map(|state| state.layer.name()).collect::<Vec<_>>(),
+        "missing": missing(&report.layers),
+    })
+}
+
+/// The layers that are not in force, with the reasons.
+pub(crate) fn missing(layers: &[LayerState]) -> Vec<Value> {
+    let missing = layers.iter().filter_map(|state| match &state.status {
+        LayerStatus::Missing { why } => Some(json!({"layer": state.layer.name(), "why": why})),
+        LayerStatus::Active => None,
+    });
+    missing.collect()
+}
+
+fn violation(violation: &Violation) -> Value {
+    json!({
+        "layer": violation.layer.name(),
+        "operation": violation.operation,
+        "target": violation.target,
+    })
+}
+
+/// Milliseconds with microseconds behind the point.
+fn milliseconds(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e3
+}
+
+const fn status_word(ended: Ended) -> &'static str {
+    match ended {
+        Ended::Exited { .. } => "exited",
+        Ended::Signaled { .. } => "signaled",
+        Ended::TimedOut => "timed_out",
+        Ended::CpuExceeded => "cpu_exceeded",
+        Ended::MemoryExceeded => "memory_exceeded",
+        Ended::OutputExceeded => "output_exceeded",
+        _ => "killed",
+    }
+}
+
+/// For people: which limit ended the program, if one did.
+pub(crate) fn limit_message(report: &Report) -> Option<String> {
+    let message = match report.ended {
+        Ended::TimedOut => "the time limit was reached (--timeout)",
+        Ended::CpuExceeded => "the CPU-time limit was reached (--cpu-time)",
+        Ended::MemoryExceeded => "the memory limit was reached (--memory)",
+        Ended::OutputExceeded => "the output limit was reached (--max-output)",
+        Ended::Killed => match report.violations.first() {
+            Some(violation) => {
+                return Some(format!(
+                    "the program was killed for a forbidden operation: {}",
+                    violation.operation
+                ));
+            }
+            None => "the program was killed",
+        },
+        _ => return None,
+    };
+    Some(message.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_that_are_no_text_come_as_base64() {
+        let mut streams = Map::new();
+        put_stream(&mut streams, "stdout", b"plain");
+        put_stream(&mut streams, "stderr", b"\xff\x00");
+        let expected = json!({"stdout": "plain", "stderr_base64": "/wA="});
+        assert_eq!(Value::from(streams), expected);
+    }
+
+    #[test]
+    fn times_keep_microseconds() {
+        assert!((milliseconds(Duration::from_nanos(8_123_456)) - 8.123).abs() < 1e-9);
+    }
+}

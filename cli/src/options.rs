@@ -1,0 +1,251 @@
+//! The options that `run` and `eval` share, and how their values are read.
+
+use anyhow::Context as _;
+use bytesize::ByteSize;
+use clap::{Args, ValueEnum};
+use ringfence::{Command, Engine, Isolation, Layer, Limits, Sandbox, Stdio};
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// What the program reaches of the network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Net {
+    /// Nothing at all, loopback of the host included
+    None,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// Where to run: process (Linux sandbox), vm (the same inside a VM) or auto
+    #[arg(long, value_name = "WHERE", default_value_t = Isolation::Auto)]
+    isolation: Isolation,
+    /// What runs the VM: hvf, kvm, qemu or auto
+    #[arg(long, value_name = "ENGINE", default_value_t = Engine::Auto)]
+    engine: Engine,
+    /// Kill everything after this much time, e.g. 500ms, 30s, 5m
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
+    timeout: Duration,
+    /// Kill everything after this much CPU time
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    cpu_time: Option<Duration>,
+    /// Memory of the program and its descendants, e.g. 256MiB
+    #[arg(long, value_name = "SIZE", default_value = "512MiB", value_parser = size)]
+    memory: u64,
+    /// Processes and threads at one time
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    pids: u64,
+    /// Open files of a process
+    #[arg(long, value_name = "N", default_value_t = 1024)]
+    open_files: u64,
+    /// Largest file the program may write
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    file_size: Option<u64>,
+    /// Everything in the workspace together
+    #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = size)]
+    workspace_size: u64,
+    /// Standard output and standard error together
+    #[arg(long, value_name = "SIZE", default_value = "16MiB", value_parser = size)]
+    max_output: u64,
+    /// Copy a file into the workspace, under its own name unless DST is given
+    #[arg(long = "file", value_name = "SRC[:DST]")]
+    files: Vec<OsString>,
+    /// Let the program read a path of this machine
+    #[arg(long = "ro", value_name = "PATH")]
+    read_only: Vec<PathBuf>,
+    /// Let the program read and change a path of this machine
+    #[arg(long = "rw", value_name = "PATH")]
+    read_write: Vec<PathBuf>,
+    /// Set an environment variable, or pass on the caller's own
+    #[arg(long = "env", value_name = "NAME[=VALUE]")]
+    env: Vec<OsString>,
+    /// Read standard input from a file instead of the caller's
+    #[arg(long, value_name = "FILE")]
+    stdin: Option<PathBuf>,
+    /// What the program reaches of the network
+    #[arg(long, value_enum, default_value_t = Net::None)]
+    net: Net,
+    /// Run nothing unless this layer is in force; may be repeated
+    #[arg(long, value_name = "LAYER")]
+    require: Vec<Layer>,
+    /// Folder of the guest image instead of $RINGFENCE_IMAGE or the one in the user's cache
+    #[arg(long, value_name = "DIR")]
+    image: Option<PathBuf>,
+    /// Keep the guest's console in a file
+    #[arg(long, value_name = "FILE")]
+    vm_log: Option<PathBuf>,
+    /// Print one JSON object on standard output instead of the program's own output
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+impl Options {
+    pub(crate) fn sandbox(&self) -> anyhow::Result<Sandbox> {
+        let Net::None = self.net;
+        let limits = Limits {
+            wall: Some(self.timeout),
+            cpu: self.cpu_time,
+            memory: Some(self.memory),
+            processes: Some(self.pids),
+            open_files: Some(self.open_files),
+            file_size: self.file_size,
+            workspace: Some(self.workspace_size),
+            output: Some(self.max_output),
+        };
+        let mut builder = Sandbox::builder()
+            .isolation(self.isolation)
+            .engine(self.engine)
+            .limits(limits);
+        for layer in &self.require {
+            builder = builder.require(*layer);
+        }
+        for path in &self.read_only {
+            builder = builder.read_only(path);
+        }
+        for path in &self.read_write {
+            builder = builder.read_write(path);
+        }
+        if let Some(image) = &self.image {
+            builder = builder.image(image);
+        }
+        if let Some(path) = &self.vm_log {
+            let file = File::create(path)
+                .with_context(|| format!("cannot write the console to {}", path.display()))?;
+            builder = builder.vm_log(file);
+        }
+        Ok(builder.build()?)
+    }
+
+    /// Adds files, variables and standard input. With `--json` input comes from a file or nothing
+    /// but still from the caller's own where that is asked for by redirection.
+    pub(crate) fn apply(&self, mut command: Command) -> anyhow::Result<Command> {
+        for file in &self.files {
+            let (source, destination) = file_argument(file)?;
+            command = command.file_from(destination, source);
+        }
+        for variable in &self.env {
+            if let Some((name, value)) = variable_argument(variable) {
+                command = command.env(name, value);
+            }
+        }
+        let stdin = match &self.stdin {
+            Some(path) => {
+                let file = File::open(path).with_context(|| {
+                    format!("cannot read standard input from {}", path.display())
+                })?;
+                Stdio::from(file)
+            }
+            None => Stdio::inherit(),
+        };
+        Ok(command.stdin(stdin))
+    }
+}
+
+/// `SRC` or `SRC:DST`. A source whose own name contains a colon is given as `./a:b:name`: the last
+/// colon divides.
+fn file_argument(argument: &OsStr) -> anyhow::Result<(PathBuf, OsString)> {
+    let bytes = argument.as_bytes();
+    let colon = bytes.iter().rposition(|byte| *byte == b':');
+    let (source, destination) = match colon {
+        Some(at) => (
+            bytes.get(..at).unwrap_or_default(),
+            bytes.get(at + 1..).unwrap_or_default(),
+        ),
+        None => (bytes, &[][..]),
+    };
+    let source = PathBuf::from(OsString::from_vec(source.to_vec()));
+    if colon.is_some() {
+        anyhow::ensure!(
+            !destination.is_empty(),
+            "--file {argument:?} names no place after the colon"
+        );
+        return Ok((source, OsString::from_vec(destination.to_vec())));
+    }
+    let name = source.file_name();
+    let name = name
+        .with_context(|| format!("--file {argument:?} names no file"))?
+        .to_owned();
+    Ok((source, name))
+}
+
+/// `NAME=VALUE`, or `NAME` with the caller's own value; nothing where the caller has none.
+fn variable_argument(argument: &OsStr) -> Option<(OsString, OsString)> {
+    let bytes = argument.as_bytes();
+    match bytes.iter().position(|byte| *byte == b'=') {
+        Some(at) => Some((
+            OsString::from_vec(bytes.get(..at).unwrap_or_default().to_vec()),
+            OsString::from_vec(bytes.get(at + 1..).unwrap_or_default().to_vec()),
+        )),
+        None => Some((argument.to_owned(), std::env::var_os(argument)?)),
+    }
+}
+
+/// A time span, or a plain number of seconds.
+fn duration(text: &str) -> Result<Duration, String> {
+    if let Ok(seconds) = text.parse() {
+        return Ok(Duration::from_secs(seconds));
+    }
+    humantime::parse_duration(text).map_err(|error| format!("{error}; write 500ms, 30s or 5m"))
+}
+
+/// A size in bytes, or with a unit.
+fn size(text: &str) -> Result<u64, String> {
+    // Plain numbers go past the crate: it reads them as floating point and rounds large ones.
+    if let Ok(bytes) = text.parse() {
+        return Ok(bytes);
+    }
+    let size: ByteSize = text
+        .parse()
+        .map_err(|error| format!("{error}; write 4096, 64KiB or 1GiB"))?;
+    Ok(size.as_u64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_times() {
+        assert_eq!(size("18446744073709551615"), Ok(u64::MAX));
+        assert_eq!(size("0"), Ok(0));
+        assert_eq!(size("256MiB"), Ok(256 << 20));
+        assert!(size("much").is_err());
+        assert_eq!(
+            duration("18446744073709551615"),
+            Ok(Duration::from_secs(u64::MAX))
+        );
+        assert_eq!(duration("1500ms"), Ok(Duration::from_millis(1500)));
+        assert!(duration("soon").is_err());
+    }
+
+    #[test]
+    fn file_arguments() {
+        let read = |text: &str| {
+            file_argument(OsStr::new(text))
+                .map(|(a, b)| (a.into_os_string(), b))
+                .ok()
+        };
+        assert_eq!(read("a/b.py"), Some(("a/b.py".into(), "b.py".into())));
+        assert_eq!(
+            read("a/b.py:c/d.py"),
+            Some(("a/b.py".into(), "c/d.py".into()))
+        );
+        assert_eq!(read("./x:y:z"), Some(("./x:y".into(), "z".into())));
+        assert_eq!(read("a:"), None);
+        assert_eq!(read(".."), None);
+    }
+
+    #[test]
+    fn variables() {
+        assert_eq!(
+            variable_argument(OsStr::new("A=b=c")),
+            Some(("A".into(), "b=c".into()))
+        );
+        assert_eq!(
+            variable_argument(OsStr::new("RINGFENCE_SURELY_UNSET")),
+            None
+        );
+    }
+}

@@ -1,0 +1,93 @@
+//! `run` and `eval`.
+
+use crate::json::RunReport;
+use crate::options::Options;
+use crate::status::Status;
+use anyhow::Context as _;
+use clap::Args;
+use ringfence::{Command, Language, Stdio};
+use std::ffi::OsString;
+use std::io::{Read, Write};
+use std::os::unix::ffi::OsStringExt;
+
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    #[command(flatten)]
+    options: Options,
+    /// The program: a name, an absolute path, or a path relative to the workspace
+    #[arg(required = true, value_name = "PROGRAM")]
+    program: OsString,
+    /// Its arguments
+    #[arg(
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "ARGS"
+    )]
+    args: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Eval {
+    #[command(flatten)]
+    options: Options,
+    /// python, shell or node
+    #[arg(value_name = "LANG")]
+    language: Language,
+    /// The code; read from standard input when it is - or left out
+    #[arg(default_value = "-", allow_hyphen_values = true, value_name = "CODE")]
+    code: OsString,
+}
+
+impl Run {
+    pub(crate) fn execute(self) -> anyhow::Result<Status> {
+        let command = self
+            .options
+            .sandbox()?
+            .command(self.program)
+            .args(self.args);
+        execute(&self.options, self.options.apply(command)?)
+    }
+}
+
+impl Eval {
+    pub(crate) fn execute(self) -> anyhow::Result<Status> {
+        let sandbox = self.options.sandbox()?;
+        let code = if self.code == "-" {
+            let mut code = Vec::new();
+            let mut stdin = std::io::stdin().lock();
+            stdin
+                .read_to_end(&mut code)
+                .context("cannot read the code from standard input")?;
+            code
+        } else {
+            self.code.into_vec()
+        };
+        execute(
+            &self.options,
+            self.options.apply(self.language.command(&sandbox, code))?,
+        )
+    }
+}
+
+fn execute(options: &Options, command: Command) -> anyhow::Result<Status> {
+    if !options.json {
+        let report = command.status()?;
+        if let Some(reason) = crate::json::limit_message(&report) {
+            eprintln!("ringfence: {reason}");
+        }
+        return Ok(Status::of_report(&report));
+    }
+    let output = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?
+        .wait_with_output()?;
+    let mut line = serde_json::to_vec(&RunReport::new(&output))?;
+    line.push(b'\n');
+    let mut stdout = std::io::stdout().lock();
+    stdout
+        .write_all(&line)
+        .and_then(|()| stdout.flush())
+        .context("cannot write the report")?;
+    Ok(Status::of_report(&output.report))
+}

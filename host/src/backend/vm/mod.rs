@@ -1,0 +1,231 @@
+//! The same sandbox inside a VM.
+//!
+//! A [`Sandbox`](crate::Sandbox) has at most one guest at a time. It boots with the first program
+//! and is shared by all of them; when it has ended, for whatever reason, the next program boots a
+//! new one.
+
+mod connection;
+mod session;
+
+use super::Session;
+use crate::command::Request;
+use crate::doctor::EngineState;
+use crate::sandbox::{Config, Inner};
+use crate::vmm::{self, Machine, MachineError};
+use crate::{Engine, Error};
+use ringfence_image::{Arch, Image};
+use ringfence_protocol::port;
+use std::fmt;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// How long a guest may take from the engine's start to the agent's message. Emulated machines on
+/// busy hosts are slow; a guest that fails is noticed at once by its end.
+const BOOT_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long the agent may take to accept a connection and to greet.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Guest memory beyond what the programs may use: kernel, agent and page cache.
+const OVERHEAD: u64 = 160 << 20;
+
+/// Guest memory where the limits set no bound.
+const UNBOUNDED: u64 = 1 << 30;
+
+/// The guest of a sandbox.
+#[derive(Debug, Default)]
+pub(crate) struct Machines {
+    current: Mutex<Option<Arc<Guest>>>,
+}
+
+/// A booted guest whose agent has greeted.
+pub(super) struct Guest {
+    machine: Arc<dyn Machine>,
+    engine: Engine,
+    /// The agent's announcement; it stays open as long as the agent lives.
+    _ready: UnixStream,
+}
+
+impl fmt::Debug for Guest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Guest").field("engine", &self.engine).finish_non_exhaustive()
+    }
+}
+
+impl Guest {
+    fn connect(&self, port: u32) -> Result<UnixStream, Error> {
+        self.machine.connect(port, PATIENCE).map_err(machine_error)
+    }
+
+    /// Ends the guest: it has proved to be out of control.
+    fn stop(&self) {
+        self.machine.stop();
+    }
+
+    /// Why a connection ended before its time.
+    fn gone(&self) -> Error {
+        match self.machine.exit() {
+            Some(exit) => machine_error(MachineError::Exited { exit: Box::new(exit) }),
+            None => Error::Agent {
+                message: format!(
+                    "the agent ended the connection\n--- console's last lines ---\n{}",
+                    self.machine.console_tail()
+                ),
+            },
+        }
+    }
+}
+
+/// Whether this system can have such a VM.
+pub(super) fn check(config: &Config) -> Result<(), Error> {
+    if let Some(grant) = config.grants.first() {
+        return Err(Error::Unsupported {
+            what: "a shared path in a VM",
+            why: format!(
+                "{} cannot be shared with the guest yet; copy what is needed with --file",
+                grant.path.display()
+            ),
+        });
+    }
+    let engine = pick(config.engine);
+    match engine_problem(engine) {
+        Some(why) if config.engine != Engine::Auto => Err(Error::Unsupported {
+            what: engine_label(engine),
+            why,
+        }),
+        Some(why) => Err(Error::Unsupported { what: "vm isolation", why }),
+        None => Ok(()),
+    }
+}
+
+/// Starts a program in the sandbox's guest.
+pub(super) fn start(inner: &Arc<Inner>, request: Request) -> Result<Session, Error> {
+    session::start(inner.machines.get(&inner.config)?, &inner.config, request)
+}
+
+impl Machines {
+    fn get(&self, config: &Config) -> Result<Arc<Guest>, Error> {
+        // Held while booting: two programs started at once share the guest.
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(guest) = current.as_ref()
+            && guest.machine.exit().is_none()
+        {
+            return Ok(Arc::clone(guest));
+        }
+        // The old one is gone before the new one takes its memory.
+        *current = None;
+        Ok(Arc::clone(current.insert(Arc::new(boot(config)?))))
+    }
+}
+
+fn boot(config: &Config) -> Result<Guest, Error> {
+    let engine = pick(config.engine);
+    let image = find_image(config.image.as_ref())?;
+    image.verify()?;
+    let console_log = config.vm_log.as_ref().map(std::fs::File::try_clone).transpose();
+    let booted = boot_engine(vmm::MachineConfig {
+        kernel: image.kernel(),
+        initramfs: image.initramfs(),
+        rootfs: image.rootfs(),
+        memory: memory(config),
+        cpus: 1,
+        console_log: console_log.map_err(Error::system("cannot use the console's log file"))?,
+        boot_timeout: BOOT_TIMEOUT,
+        ready_port: port::READY,
+        kernel_args: Vec::new(),
+    })?;
+    let keep = booted.ready.try_clone();
+    let keep = keep.map_err(Error::system("cannot keep the agent's announcement"))?;
+    let guest = Guest { machine: booted.machine, engine, _ready: keep };
+    match connection::open(booted.ready, PATIENCE) {
+        Ok(_) => Ok(guest),
+        Err(_) if guest.machine.exit().is_some() => Err(guest.gone()),
+        Err(error) => Err(error),
+    }
+}
+
+fn find_image(directory: Option<&PathBuf>) -> Result<Image, Error> {
+    Ok(match directory {
+        Some(directory) => Image::open(directory)?,
+        None => Image::find(Arch::Aarch64)?,
+    })
+}
+
+/// Memory for the guest: what a program may use and what the system in it needs, never more than
+/// half of this machine's.
+fn memory(config: &Config) -> u64 {
+    let wanted = config.limits.memory.unwrap_or(UNBOUNDED).saturating_add(OVERHEAD);
+    wanted.min(physical_memory() / 2).max(OVERHEAD)
+}
+
+#[cfg(target_os = "linux")]
+fn physical_memory() -> u64 {
+    let info = rustix::system::sysinfo();
+    // Lossless: `unsigned long` has at most 64 bits.
+    #[expect(clippy::useless_conversion, reason = "the type depends on the target")]
+    u64::from(info.totalram).saturating_mul(u64::from(info.mem_unit))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn physical_memory() -> u64 {
+    // No Mac that runs macOS 15 has less.
+    8 << 30
+}
+
+#[cfg(target_os = "linux")]
+fn boot_engine(config: vmm::MachineConfig) -> Result<vmm::Booted, Error> {
+    vmm::boot_qemu(config).map_err(machine_error)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn boot_engine(_config: vmm::MachineConfig) -> Result<vmm::Booted, Error> {
+    let why = engine_problem(Engine::Hvf).unwrap_or_default();
+    Err(Error::Unsupported { what: "vm isolation", why })
+}
+
+fn machine_error(error: MachineError) -> Error {
+    Error::Machine { message: super::chain(&error) }
+}
+
+const fn pick(engine: Engine) -> Engine {
+    match engine {
+        Engine::Auto if cfg!(target_os = "macos") => Engine::Hvf,
+        Engine::Auto => Engine::Qemu,
+        chosen => chosen,
+    }
+}
+
+const fn engine_label(engine: Engine) -> &'static str {
+    match engine {
+        Engine::Auto => "engine auto",
+        Engine::Hvf => "engine hvf",
+        Engine::Kvm => "engine kvm",
+        Engine::Qemu => "engine qemu",
+    }
+}
+
+/// Why an engine cannot be used here.
+fn engine_problem(engine: Engine) -> Option<String> {
+    match engine {
+        Engine::Hvf => Some("this release has no VMM of its own yet".into()),
+        Engine::Kvm => Some("this release has no VMM of its own yet; use engine qemu".into()),
+        #[cfg(target_os = "linux")]
+        _ => vmm::find_qemu().err().map(|error| error.to_string()),
+        #[cfg(not(target_os = "linux"))]
+        _ => Some("engine qemu is for Linux".into()),
+    }
+}
+
+/// Every engine and whether it can be used here.
+pub(crate) fn engine_states() -> Vec<EngineState> {
+    let engines = [Engine::Hvf, Engine::Kvm, Engine::Qemu];
+    engines.map(|engine| EngineState { engine, problem: engine_problem(engine) }).into()
+}
+
+/// The folder of the image that a VM would boot, or what is wrong with it.
+pub(crate) fn image_state() -> Result<PathBuf, String> {
+    let verified = Image::find(Arch::Aarch64).and_then(|image| image.verify().map(|()| image));
+    verified.map(|image| image.directory().to_owned()).map_err(|error| super::chain(&error))
+}

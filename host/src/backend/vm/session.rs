@@ -1,0 +1,352 @@
+//! One execution in the VM, seen from the host.
+//!
+//! Two threads serve it: one reads the agent's messages and fills the output pipes, one sends
+//! standard input within the protocol's window. Back-pressure is the pipes' and the vsock
+//! connection's own; nothing is buffered beyond a frame.
+
+use super::Guest;
+use super::connection::{self, Deadline, ReceiveError, Receiver, Sender};
+use crate::backend::{Control, Session};
+use crate::command::{InputFile, MAX_ARGUMENTS, OpenFile, Request, Source};
+use crate::error::printable;
+use crate::sandbox::Config;
+use crate::{Error, Isolation, pump};
+use ringfence_protocol::frame::MAX_FRAME;
+use ringfence_protocol::{
+    ByteBuf, CHUNK, Ended, Exec, FileEntry, FromAgent, INLINE_FILES, Layer, LayerState,
+    LayerStatus, Network, Report, STDIN_WINDOW, ToAgent, port,
+};
+use std::ffi::OsString;
+use std::io::{self, PipeReader, PipeWriter, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStringExt;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long the agent may take to start a program, and to end it after a kill or a time limit.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+// Arguments and inline files together stay well inside one frame.
+const _: () = assert!(MAX_ARGUMENTS + INLINE_FILES <= MAX_FRAME);
+
+/// An execution under way.
+#[derive(Debug)]
+struct Running {
+    sender: Mutex<Sender>,
+    deadline: Arc<Deadline>,
+    cause: OnceLock<Ended>,
+    state: Mutex<State>,
+    changed: Condvar,
+    guest: Arc<Guest>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Bytes of standard input that may still be sent.
+    window: usize,
+    outcome: Option<Result<Report, Error>>,
+    ended: bool,
+}
+
+/// Starts a program in the guest.
+pub(super) fn start(guest: Arc<Guest>, config: &Config, request: Request) -> Result<Session, Error> {
+    let has_stdin = request.stdin;
+    let files = request.files.into_iter().map(InputFile::open);
+    let files = files.collect::<Result<Vec<_>, _>>()?;
+    let stream = guest.connect(port::EXEC)?;
+    let (mut sender, mut receiver, deadline) = connection::open(stream, PATIENCE)?;
+    let inputs = exec_message(config, request.program, request.args, request.env, files)?;
+    send_exec(&mut sender, inputs)?;
+    match receiver.receive()? {
+        Some(FromAgent::Started) => {}
+        Some(FromAgent::Failed(failure)) => return Err(Error::from_failure(failure)),
+        Some(_) => return Err(unexpected()),
+        None => return Err(guest.gone()),
+    }
+    // The agent enforces the limit; the host's own one catches an agent that does not.
+    deadline.reset(config.limits.wall.map(|wall| wall.saturating_add(PATIENCE)));
+    let running = Arc::new(Running {
+        sender: Mutex::new(sender),
+        deadline,
+        cause: OnceLock::new(),
+        state: Mutex::new(State { window: STDIN_WINDOW, outcome: None, ended: false }),
+        changed: Condvar::new(),
+        guest: Arc::clone(&guest),
+    });
+    running.serve(receiver, has_stdin, guest.engine)
+}
+
+/// The message, and what of the files does not fit into it.
+struct Inputs {
+    exec: Exec,
+    rest: Vec<(Source, u64)>,
+}
+
+fn exec_message(
+    config: &Config,
+    program: OsString,
+    args: Vec<OsString>,
+    env: Vec<(OsString, OsString)>,
+    files: Vec<OpenFile>,
+) -> Result<Inputs, Error> {
+    let bytes = |text: OsString| ByteBuf::from(text.into_vec());
+    // What is left of the frame after arguments and the files' own names.
+    let names = files.iter().map(|file| file.path.len().saturating_add(64)).sum::<usize>();
+    let mut space = INLINE_FILES.saturating_sub(names).saturating_sub(CHUNK);
+    let mut entries = Vec::new();
+    let mut rest = Vec::new();
+    for file in files {
+        let (size, content, source) = match file.source {
+            Source::Bytes(mut all) => {
+                let size = u64::try_from(all.len()).unwrap_or(u64::MAX);
+                let inline = if rest.is_empty() { all.len().min(space) } else { 0 };
+                let left = all.split_off(inline);
+                (size, all, Source::Bytes(left))
+            }
+            Source::File(mut file, size) => {
+                let mut inline = Vec::new();
+                if rest.is_empty() {
+                    let most = u64::try_from(space).unwrap_or(u64::MAX).min(size);
+                    let read = Read::by_ref(&mut file).take(most).read_to_end(&mut inline);
+                    read.map_err(Error::system("cannot read a file for the workspace"))?;
+                }
+                (size, inline, Source::File(file, size))
+            }
+        };
+        space = space.saturating_sub(content.len());
+        let left = size.saturating_sub(u64::try_from(content.len()).unwrap_or(u64::MAX));
+        if left > 0 {
+            rest.push((source, left));
+        }
+        entries.push(FileEntry { path: bytes(file.path), mode: file.mode, size, content: content.into() });
+    }
+    let exec = Exec {
+        program: bytes(program),
+        args: args.into_iter().map(bytes).collect(),
+        env: env.into_iter().map(|(name, value)| (bytes(name), bytes(value))).collect(),
+        files: entries,
+        collect: Vec::new(),
+        limits: config.limits.clone(),
+        network: Network::None,
+        require: config.require.iter().copied().filter(|layer| *layer != Layer::Vm).collect(),
+    };
+    Ok(Inputs { exec, rest })
+}
+
+fn send_exec(sender: &mut Sender, inputs: Inputs) -> Result<(), Error> {
+    sender.send(&ToAgent::Exec(Box::new(inputs.exec)))?;
+    for (source, left) in inputs.rest {
+        let mut reader: Box<dyn Read> = match source {
+            Source::Bytes(bytes) => Box::new(io::Cursor::new(bytes)),
+            Source::File(file, _) => Box::new(file),
+        };
+        let mut left = usize::try_from(left).unwrap_or(usize::MAX);
+        while left > 0 {
+            let mut chunk = vec![0; left.min(CHUNK)];
+            // A file that shrank while it was read cannot be delivered as announced.
+            let read = reader.read_exact(&mut chunk);
+            read.map_err(Error::system("cannot read a file for the workspace"))?;
+            left = left.saturating_sub(chunk.len());
+            sender.send(&ToAgent::FileData(chunk.into()))?;
+        }
+    }
+    Ok(())
+}
+
+fn unexpected() -> Error {
+    Error::Agent { message: "the agent broke the protocol: an answer out of turn".into() }
+}
+
+impl Running {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes the pipes and starts the threads.
+    fn serve(
+        self: Arc<Self>,
+        receiver: Receiver,
+        has_stdin: bool,
+        engine: crate::Engine,
+    ) -> Result<Session, Error> {
+        let failed = || Error::system("cannot serve an execution in the VM");
+        let (stdout, stdout_writer) = io::pipe().map_err(failed())?;
+        let (stderr, stderr_writer) = io::pipe().map_err(failed())?;
+        let (over, over_writer) = io::pipe().map_err(failed())?;
+        let (stdin_reader, stdin) = match has_stdin {
+            true => io::pipe().map(|(reader, writer)| (Some(reader), Some(writer))),
+            false => Ok((None, None)),
+        }
+        .map_err(failed())?;
+        let started = Instant::now();
+        let running = Arc::clone(&self);
+        let thread = thread::Builder::new().name("ringfence-vm-output".into());
+        let spawned = thread.spawn(move || {
+            let streams = [Some(stdout_writer), Some(stderr_writer)];
+            let outcome = running.read_messages(receiver, streams, started);
+            running.finish(outcome);
+            drop(over_writer);
+        });
+        spawned.map_err(failed())?;
+        let running = Arc::clone(&self);
+        let thread = thread::Builder::new().name("ringfence-vm-input".into());
+        let spawned = thread.spawn(move || running.write_stdin(stdin_reader, &over));
+        if let Err(error) = spawned {
+            self.kill(Ended::Killed);
+            return Err(failed()(error));
+        }
+        let isolation = Isolation::Vm;
+        Ok(Session { stdin, stdout, stderr, control: self, isolation, engine: Some(engine) })
+    }
+
+    fn read_messages(
+        &self,
+        mut receiver: Receiver,
+        mut streams: [Option<PipeWriter>; 2],
+        started: Instant,
+    ) -> Result<Report, Error> {
+        loop {
+            let message = match receiver.receive() {
+                Ok(Some(message)) => message,
+                Err(error) if error.is_timeout() => return Ok(self.overdue(started)),
+                Ok(None) | Err(ReceiveError::Io(_)) => return Err(self.guest.gone()),
+                Err(error) => return Err(error.into()),
+            };
+            match message {
+                FromAgent::Stdout(bytes) => deliver(&mut streams[0], &bytes),
+                FromAgent::Stderr(bytes) => deliver(&mut streams[1], &bytes),
+                FromAgent::StdinTaken(count) => self.widen(count)?,
+                FromAgent::Exited(report) => return self.judge(*report),
+                FromAgent::Failed(failure) => return Err(Error::from_failure(failure)),
+                _ => return Err(unexpected()),
+            }
+        }
+    }
+
+    /// More standard input may be sent.
+    fn widen(&self, count: u32) -> Result<(), Error> {
+        let mut state = self.state();
+        let window = usize::try_from(count).ok().and_then(|count| state.window.checked_add(count));
+        state.window = window.filter(|window| *window <= STDIN_WINDOW).ok_or_else(unexpected)?;
+        self.changed.notify_all();
+        Ok(())
+    }
+
+    /// The agent did not end the program in time: the VM is no longer to be trusted with anything.
+    fn overdue(&self, started: Instant) -> Report {
+        self.guest.stop();
+        Report {
+            ended: self.cause.get().copied().unwrap_or(Ended::TimedOut),
+            wall: started.elapsed(),
+            cpu: Duration::ZERO,
+            peak_memory: 0,
+            layers: vec![LayerState::active(Layer::Vm)],
+            violations: Vec::new(),
+        }
+    }
+
+    /// A report as the host passes it on: checked, and with the layer that the guest cannot see.
+    fn judge(&self, mut report: Report) -> Result<Report, Error> {
+        if let (Some(cause), Ended::Signaled { signal: 9 } | Ended::Killed) =
+            (self.cause.get(), report.ended)
+        {
+            report.ended = *cause;
+        }
+        for layer in Layer::REQUIRED {
+            if !report.layers.iter().any(|state| state.layer == layer && state.is_active()) {
+                let why = "the guest's report does not show it in force";
+                return Err(Error::missing_layer(layer, why));
+            }
+        }
+        report.layers.retain(|state| state.layer != Layer::Vm);
+        for state in &mut report.layers {
+            if let LayerStatus::Missing { why } = &mut state.status {
+                *why = printable(why);
+            }
+        }
+        report.layers.push(LayerState::active(Layer::Vm));
+        for violation in &mut report.violations {
+            violation.operation = printable(&violation.operation);
+            violation.target = violation.target.as_deref().map(printable);
+        }
+        Ok(report)
+    }
+
+    fn finish(&self, outcome: Result<Report, Error>) {
+        let mut state = self.state();
+        state.outcome = Some(outcome);
+        state.ended = true;
+        self.changed.notify_all();
+    }
+
+    /// Sends standard input until it ends or the execution is over.
+    fn write_stdin(&self, stdin: Option<PipeReader>, over: &PipeReader) {
+        if let Some(mut stdin) = stdin {
+            while let Some(space) = self.window() {
+                if !pump::readable(stdin.as_fd(), over.as_fd()) {
+                    return;
+                }
+                let mut chunk = vec![0; space.min(CHUNK)];
+                let Ok(len @ 1..) = stdin.read(&mut chunk) else { break };
+                chunk.truncate(len);
+                {
+                    // Not `space`: the agent may have widened the window meanwhile.
+                    let mut state = self.state();
+                    state.window = state.window.saturating_sub(len);
+                }
+                if self.send(&ToAgent::Stdin(chunk.into())).is_err() {
+                    return;
+                }
+            }
+        }
+        // If the connection has broken, the other thread reports it.
+        drop(self.send(&ToAgent::StdinEnd));
+    }
+
+    /// Waits until input may be sent; `None` when the execution is over.
+    fn window(&self) -> Option<usize> {
+        let waiting = |state: &mut State| state.window == 0 && !state.ended;
+        let state = self.changed.wait_while(self.state(), waiting);
+        let state = state.unwrap_or_else(PoisonError::into_inner);
+        (!state.ended).then_some(state.window)
+    }
+
+    fn send(&self, message: &ToAgent) -> Result<(), ReceiveError> {
+        self.sender.lock().unwrap_or_else(PoisonError::into_inner).send(message)
+    }
+}
+
+/// Writes to a pipe of the caller's. When the caller has closed it, the program is not disturbed:
+/// what it still writes is dropped and counts as read.
+fn deliver(stream: &mut Option<PipeWriter>, bytes: &[u8]) {
+    if stream.as_mut().is_some_and(|stream| stream.write_all(bytes).is_err()) {
+        *stream = None;
+    }
+}
+
+impl Control for Running {
+    fn kill(&self, cause: Ended) {
+        const SIGKILL: u8 = 9;
+        if self.cause.set(cause).is_ok() && !self.state().ended {
+            // If the agent cannot be told, its time is up all the sooner.
+            let sent = self.send(&ToAgent::Signal(SIGKILL));
+            self.deadline.bring_forward(if sent.is_ok() { PATIENCE } else { Duration::ZERO });
+        }
+    }
+
+    fn signal(&self, signal: u8) -> Result<(), Error> {
+        if self.state().ended {
+            return Ok(());
+        }
+        Ok(self.send(&ToAgent::Signal(signal))?)
+    }
+
+    fn wait(&self) -> Result<Report, Error> {
+        let state = self.changed.wait_while(self.state(), |state| !state.ended);
+        let outcome = state.unwrap_or_else(PoisonError::into_inner).outcome.take();
+        outcome.unwrap_or_else(|| {
+            Err(Error::Sandbox { message: "the program was waited for twice".into() })
+        })
+    }
+}
