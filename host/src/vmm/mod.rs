@@ -1,0 +1,228 @@
+//! The virtual machine monitor: what boots a guest and carries byte streams to and from it.
+//!
+//! An engine turns a [`MachineConfig`] into a running [`Machine`]. Nothing in this module knows of
+//! sandboxes or of the agent's protocol: the caller names the vsock port on which the guest
+//! reports that it is ready, gets that connection, and opens further ones.
+//!
+//! # Life of a machine
+//! ```text
+//! boot() ──► the guest connects to the ready port ──► Booted ──► stop(), drop, or the guest ends
+//!        ├─► the engine's process ends first ───────► MachineError::Exited
+//!        └─► the boot time-out passes ──────────────► MachineError::BootTimeout
+//! ```
+//! Dropping the [`Machine`] kills the guest, joins every thread and closes every stream. Nothing is
+//! left behind: no process, no thread, no socket file. If this process is killed instead, the
+//! kernel ends the guest's process, and there was no file to begin with.
+//!
+//! # Trust
+//! The guest is hostile. Whatever it says arrives as bytes of a stream or of the console; the
+//! first are the caller's to judge, the second are bounded here and stripped of control characters
+//! before anybody sees them.
+
+// The device is for every system; until the VMM for Macs is there only Linux has an engine for it.
+#[cfg(target_os = "linux")]
+mod console;
+#[cfg(target_os = "linux")]
+mod process;
+#[cfg(target_os = "linux")]
+mod qemu;
+mod vsock;
+
+#[cfg(target_os = "linux")]
+pub(crate) use qemu::{boot as boot_qemu, find as find_qemu};
+
+use std::fs::File;
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What a guest is made of.
+#[derive(Debug)]
+pub(crate) struct MachineConfig {
+    /// Uncompressed arm64 `Image`.
+    pub(crate) kernel: PathBuf,
+    /// The initramfs, compressed or not.
+    pub(crate) initramfs: PathBuf,
+    /// The read-only root file system: the guest's first and only disk.
+    pub(crate) rootfs: PathBuf,
+    /// Guest memory in bytes, rounded up to whole MiB.
+    pub(crate) memory: u64,
+    /// Number of virtual processors.
+    pub(crate) cpus: u8,
+    /// Gets a copy of the first few MiB of the console.
+    pub(crate) console_log: Option<File>,
+    /// How long the guest may take until it reports that it is ready.
+    pub(crate) boot_timeout: Duration,
+    /// vsock port of the host to which the guest connects once it is ready.
+    pub(crate) ready_port: u32,
+    /// Added to the kernel's command line.
+    pub(crate) kernel_args: Vec<String>,
+}
+
+/// A guest that has reported itself ready.
+pub(crate) struct Booted {
+    /// The guest. Ends with its last reference.
+    pub(crate) machine: Arc<dyn Machine>,
+    /// The guest's connection to the ready port.
+    pub(crate) ready: UnixStream,
+}
+
+impl std::fmt::Debug for Booted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Booted").finish_non_exhaustive()
+    }
+}
+
+/// A running guest.
+pub(crate) trait Machine: Send + Sync {
+    /// Connects to `port` of the guest. Blocks until the guest has accepted or refused, at most for
+    /// `timeout`; [`stop`], from any thread, and the guest's end cancel it.
+    ///
+    /// [`stop`]: Machine::stop
+    fn connect(&self, port: u32, timeout: Duration) -> Result<UnixStream, MachineError>;
+
+    /// Kills the guest at once and returns when it is gone. Later calls do nothing.
+    fn stop(&self);
+
+    /// How the guest ended, if it has.
+    ///
+    /// When a stream broke because the guest ended, this is `Some` by the time the stream's reader
+    /// sees it.
+    fn exit(&self) -> Option<Exit>;
+
+    /// The last lines of the console: at most 64 KiB, safe to print.
+    fn console_tail(&self) -> String;
+}
+
+/// How a guest ended.
+#[derive(Debug, Clone)]
+pub(crate) struct Exit {
+    /// Exit status of the engine's process; `None` where it could not be had.
+    pub(crate) status: Option<ExitStatus>,
+    /// Whether [`Machine::stop`] asked for it.
+    pub(crate) stopped: bool,
+    /// Last lines of the engine's error messages, safe to print.
+    pub(crate) stderr: String,
+    /// Last lines of the console, safe to print.
+    pub(crate) console: String,
+}
+
+impl std::fmt::Display for Exit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (self.stopped, self.status) {
+            (true, _) => f.write_str("it was stopped")?,
+            (false, Some(status)) => write!(f, "{status}")?,
+            (false, None) => f.write_str("its status is unknown")?,
+        }
+        for (what, text) in [("engine", &self.stderr), ("console", &self.console)] {
+            let text = last_lines(text, 12);
+            if !text.is_empty() {
+                write!(f, "\n--- {what}'s last lines ---\n{text}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// At most `count` lines from the end of `text`, without blank lines around them.
+fn last_lines(text: &str, count: usize) -> &str {
+    let text = text.trim_matches(['\n', ' ']);
+    match text.rmatch_indices('\n').nth(count.saturating_sub(1)) {
+        Some((at, _)) => text.get(at..).unwrap_or(text).trim_start_matches('\n'),
+        None => text,
+    }
+}
+
+/// Why there is no machine, or no connection to it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum MachineError {
+    /// The engine's program is not installed.
+    #[error(
+        "{program} is not on PATH; install it (Debian and Ubuntu: apt-get install qemu-system-arm, \
+         Fedora: dnf install qemu-system-aarch64-core)"
+    )]
+    EngineMissing {
+        /// What was looked for.
+        program: &'static str,
+    },
+    /// A part of the guest cannot be read.
+    #[error("cannot read the guest's {part} {}", path.display())]
+    Part {
+        /// Which part.
+        part: &'static str,
+        /// Where it should be.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// A value of the configuration that no engine takes.
+    #[error("{what} cannot be {value}; {expected}")]
+    Config {
+        /// Which value.
+        what: &'static str,
+        /// What it is.
+        value: String,
+        /// What it should be.
+        expected: &'static str,
+    },
+    /// The operating system refused something that the engine needs.
+    #[error("cannot {step}")]
+    System {
+        /// What was being done.
+        step: &'static str,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The vsock device could not be served to the engine.
+    #[error("cannot serve the vsock device: {message}")]
+    Device {
+        /// What failed.
+        message: String,
+    },
+    /// The guest did not report itself ready in time.
+    #[error("the guest was not ready after {}{}", humane(*after), tail_of(console))]
+    BootTimeout {
+        /// How long it had.
+        after: Duration,
+        /// Last lines of the console, safe to print.
+        console: String,
+    },
+    /// The guest is gone.
+    #[error("the guest has ended: {exit}")]
+    Exited {
+        /// How it ended.
+        exit: Box<Exit>,
+    },
+    /// Nobody listens on this port of the guest, or the guest refused.
+    #[error("the guest refused a connection to port {port}")]
+    Refused {
+        /// The port.
+        port: u32,
+    },
+    /// A connection could not be made for a reason of this side.
+    #[error("cannot connect to port {port} of the guest")]
+    Connect {
+        /// The port.
+        port: u32,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+}
+
+fn humane(time: Duration) -> String {
+    format!("{:.1} s", time.as_secs_f64())
+}
+
+fn tail_of(console: &str) -> String {
+    match last_lines(console, 12) {
+        "" => "; the console is empty".to_owned(),
+        text => format!("\n--- console's last lines ---\n{text}"),
+    }
+}

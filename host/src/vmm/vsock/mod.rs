@@ -1,0 +1,43 @@
+//! A virtio-vsock device: byte streams between the guest and host programs.
+//!
+//! | module | role |
+//! |---|---|
+//! | `packet` | the wire: headers as plain data |
+//! | `credit`, `connection` | the state machine of one stream |
+//! | `device`, `rings` | all streams of a guest, and its rings; transport-independent |
+//! | `chain`, `socket`, `poll` | guest memory, sockets, readiness |
+//! | `host` | the door for host programs |
+//! | `vhost_user` | the transport for QEMU |
+//!
+//! # Trust
+//! Everything in the rings is hostile. Code that it reaches never panics, never computes
+//! unchecked, and holds a bounded amount of memory whatever the guest does; the lints below hold
+//! that. A guest that breaks the protocol loses the connection it broke, one that breaks a ring
+//! loses the device until its driver starts anew. Host programs are trusted.
+
+#![deny(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::panic,
+    clippy::unwrap_used,
+    clippy::expect_used
+)]
+
+mod chain;
+mod connection;
+mod credit;
+mod device;
+mod host;
+mod packet;
+mod poll;
+mod rings;
+mod socket;
+#[cfg(test)]
+mod tests;
+#[cfg(target_os = "linux")]
+mod vhost_user;
+
+pub(crate) use host::{Refused, VsockHost};
+pub(crate) use packet::GuestCid;
+#[cfg(target_os = "linux")]
+pub(crate) use vhost_user::VhostUser;
