@@ -1,0 +1,53 @@
+//! What the host sends while the program runs.
+
+use super::failure::End;
+use super::stdin::Queue;
+use crate::frame_io::FrameReader;
+use ringfence_protocol::ToAgent;
+use ringfence_sandbox::Killer;
+use tokio::io::AsyncRead;
+
+/// The largest signal number of Linux, `SIGRTMAX`.
+const MAX_SIGNAL: u8 = 64;
+
+/// Reads the connection until it ends or breaks the protocol, and says which. It never waits for
+/// the program.
+pub(super) async fn follow<R: AsyncRead + Unpin>(
+    reader: &mut FrameReader<R>,
+    stdin: &Queue,
+    killer: &Killer,
+) -> End {
+    loop {
+        let message = match reader.read().await {
+            Ok(Some(message)) => message,
+            Ok(None) => return End::Gone,
+            Err(error) => return error.into(),
+        };
+        if let Err(end) = handle(message, stdin, killer) {
+            return end;
+        }
+    }
+}
+
+fn handle(message: ToAgent, stdin: &Queue, killer: &Killer) -> Result<(), End> {
+    match message {
+        ToAgent::Stdin(data) => stdin.push(&data),
+        ToAgent::StdinEnd => {
+            stdin.end();
+            Ok(())
+        }
+        ToAgent::Signal(signal @ 1..=MAX_SIGNAL) => {
+            // The program may have ended meanwhile, as with every `kill`.
+            let _ended = killer.signal(i32::from(signal));
+            Ok(())
+        }
+        ToAgent::Signal(signal) => Err(End::invalid(format!(
+            "{signal} is no signal; signals are 1 to {MAX_SIGNAL}"
+        ))),
+        // Programs have no terminal, so there is nothing to resize.
+        ToAgent::Resize { .. } => Ok(()),
+        ToAgent::Exec(_) => Err(End::invalid("a second request came on an exec connection")),
+        ToAgent::FileData(_) => Err(End::invalid("file data came after the files were complete")),
+        _ => Err(End::invalid("a message came that has no meaning here")),
+    }
+}

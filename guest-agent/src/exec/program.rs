@@ -1,0 +1,202 @@
+//! Runs the program of a request and follows it to its end.
+
+use super::collect;
+use super::failure::End;
+use super::input;
+use super::output::{Budget, Outbox, Stream};
+use super::stdin::{self, Queue};
+use crate::executions::Slot;
+use crate::frame_io::{FrameReader, FrameWriter};
+use ringfence_protocol::{ByteBuf, Ended, Exec, FromAgent};
+use ringfence_sandbox::{Finished, InputFile, Killer, Running, Spec, Stdin, WaitError};
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStringExt;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::unix::pipe;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+/// A started program.
+struct Started {
+    killer: Killer,
+    stdin: pipe::Sender,
+    stdout: pipe::Receiver,
+    stderr: pipe::Receiver,
+    /// Ends when everything is dead and cleaned up. It holds the slot, so that the slot becomes
+    /// free then, also when the session is over before.
+    end: JoinHandle<Result<Finished, WaitError>>,
+    /// Becomes true, or is dropped, at the same moment.
+    dead: watch::Receiver<bool>,
+}
+
+/// Runs the program and sends everything up to its report.
+pub(super) async fn run<R, W>(
+    reader: &mut FrameReader<R>,
+    writer: &mut FrameWriter<W>,
+    mut request: Exec,
+    files: Vec<InputFile>,
+    slot: Slot,
+) -> Result<(), End>
+where
+    R: AsyncRead + Unpin + Send,
+    W: AsyncWrite + Unpin + Send,
+{
+    let patterns = collect::Patterns::new(std::mem::take(&mut request.collect))?;
+    let limits = request.limits.clone();
+    let started = start(spec(request, files, !patterns.is_empty()), slot).await?;
+    let killer = started.killer.clone();
+    let mut dead = started.dead.clone();
+    let queue = Queue::default();
+    let outbox = Outbox::new(writer);
+    let delivery = Box::pin(async {
+        let budget = Budget::new(limits.output);
+        let mut finished = deliver(started, &queue, &outbox, &budget).await?;
+        if let Some(workspace) = finished.workspace.take() {
+            collect::send(workspace, patterns, limits.workspace, &outbox).await?;
+        }
+        outbox
+            .send(&FromAgent::Exited(Box::new(finished.report)))
+            .await?;
+        Ok(())
+    });
+    tokio::select! {
+        biased;
+        end = input::follow(reader, &queue, &killer) => {
+            killer.kill(Ended::Killed);
+            // Nothing of the execution is left when the host hears that it failed.
+            let _ended = dead.wait_for(|dead| *dead).await;
+            Err(end)
+        }
+        delivered = delivery => delivered,
+    }
+}
+
+fn spec(request: Exec, files: Vec<InputFile>, collect: bool) -> Spec {
+    let text = |bytes: ByteBuf| OsString::from_vec(bytes.into_vec());
+    let mut spec = Spec::new(text(request.program));
+    spec.args = request.args.into_iter().map(text).collect();
+    spec.env = request
+        .env
+        .into_iter()
+        .map(|(name, value)| (text(name), text(value)))
+        .collect();
+    spec.files = files;
+    spec.limits = request.limits;
+    spec.network = request.network;
+    spec.require = request.require;
+    spec.stdin = Stdin::Piped;
+    spec.collect = collect;
+    spec
+}
+
+/// Starts the program. The sandbox blocks, so it gets a thread; so does the wait for its end.
+async fn start(spec: Spec, mut slot: Slot) -> Result<Started, End> {
+    let spawned = tokio::task::spawn_blocking(|| ringfence_sandbox::spawn(spec)).await;
+    let mut running = spawned.map_err(|error| End::internal(error.to_string()))??;
+    let killer = running.killer();
+    slot.started(killer.clone());
+    let streams = streams(&mut running);
+    let (alive, dead) = watch::channel(false);
+    let end = tokio::task::spawn_blocking(move || {
+        let finished = running.wait();
+        drop(slot);
+        alive.send_replace(true);
+        finished
+    });
+    match streams {
+        Ok((stdin, stdout, stderr)) => Ok(Started {
+            killer,
+            stdin,
+            stdout,
+            stderr,
+            end,
+            dead,
+        }),
+        Err(error) => {
+            killer.kill(Ended::Killed);
+            Err(End::internal(format!(
+                "cannot use the program's streams: {error}"
+            )))
+        }
+    }
+}
+
+fn streams(running: &mut Running) -> io::Result<(pipe::Sender, pipe::Receiver, pipe::Receiver)> {
+    let missing = || io::Error::other("the sandbox gave none");
+    let stdin = running.stdin.take().ok_or_else(missing)?;
+    let stdout = running.stdout.take().ok_or_else(missing)?;
+    let stderr = running.stderr.take().ok_or_else(missing)?;
+    Ok((
+        pipe::Sender::from_owned_fd(OwnedFd::from(stdin))?,
+        pipe::Receiver::from_owned_fd(OwnedFd::from(stdout))?,
+        pipe::Receiver::from_owned_fd(OwnedFd::from(stderr))?,
+    ))
+}
+
+/// Moves the three streams until everything is dead and delivered.
+async fn deliver<W: AsyncWrite + Unpin + Send>(
+    started: Started,
+    queue: &Queue,
+    outbox: &Outbox<'_, W>,
+    budget: &Budget,
+) -> Result<Finished, End> {
+    let Started {
+        killer,
+        stdin,
+        stdout,
+        stderr,
+        end,
+        dead,
+    } = started;
+    if let Err(error) = outbox.send(&FromAgent::Started).await {
+        killer.kill(Ended::Killed);
+        return Err(error.into());
+    }
+    let stream = |pipe, wrap| {
+        let (killer, dead) = (&killer, dead.clone());
+        Stream {
+            pipe,
+            wrap,
+            outbox,
+            budget,
+            killer,
+            dead,
+        }
+    };
+    let output = async {
+        tokio::join!(
+            stream(stdout, FromAgent::Stdout).pump(),
+            stream(stderr, FromAgent::Stderr).pump(),
+            end,
+        )
+    };
+    let input = async {
+        match stdin::pump(queue, stdin, outbox).await {
+            Ok(()) => std::future::pending().await,
+            Err(end) => end,
+        }
+    };
+    let (stdout, stderr, finished) = tokio::select! {
+        biased;
+        ended = output => ended,
+        end = input => {
+            killer.kill(Ended::Killed);
+            return Err(end);
+        }
+    };
+    stdout?;
+    stderr?;
+    let mut finished = finished.map_err(|error| End::internal(error.to_string()))??;
+    // The program may have ended by itself before the kill arrived; its output is cut all the same.
+    if budget.exceeded()
+        && matches!(
+            finished.report.ended,
+            Ended::Exited { .. } | Ended::Signaled { .. }
+        )
+    {
+        finished.report.ended = Ended::OutputExceeded;
+    }
+    Ok(finished)
+}
