@@ -1,12 +1,12 @@
-//! Control groups: version 2, with the agent in a group of its own, so that the root can hand its
-//! controllers to the groups of executions.
+//! Control groups: version 2, with the controllers that limit executions.
+//!
+//! The agent stays in the root group, which may hand its controllers on although it has processes;
+//! executions get groups beside it, directly below the root. Moving the agent into a group of its
+//! own would cost the boot one or two RCU grace periods, that is tens of milliseconds, and buy
+//! nothing: the root group cannot be limited, and the sandbox of a program cannot see it.
 
 use super::{InitError, step};
 use std::fs;
-use std::io;
-
-/// The agent's group.
-const AGENT: &str = "/sys/fs/cgroup/agent";
 
 /// Where the controllers are that the kernel has.
 const AVAILABLE: &str = "/sys/fs/cgroup/cgroup.controllers";
@@ -15,15 +15,16 @@ const ENABLED: &str = "/sys/fs/cgroup/cgroup.subtree_control";
 /// What executions are limited by.
 const CONTROLLERS: [&str; 3] = ["memory", "pids", "cpu"];
 
-/// Puts this process, and so the agent, into its group and enables the controllers that the kernel
-/// has. One that is missing is the sandbox's to report.
+/// Enables the controllers that the kernel has. One that is missing is the sandbox's to report.
+///
+/// This comes before there is any other group with a process in it: that makes it cheap.
 pub(super) fn prepare() -> Result<(), InitError> {
-    fs::create_dir(AGENT).map_err(step(format!("make the control group {AGENT}")))?;
-    write(&format!("{AGENT}/cgroup.procs"), "0")?;
     let available = fs::read_to_string(AVAILABLE).map_err(step(format!("read {AVAILABLE}")))?;
     match to_enable(&available) {
         wanted if wanted.is_empty() => Ok(()),
-        wanted => write(ENABLED, &wanted),
+        wanted => {
+            fs::write(ENABLED, &wanted).map_err(step(format!("write {wanted:?} to {ENABLED}")))
+        }
     }
 }
 
@@ -35,11 +36,6 @@ fn to_enable(available: &str) -> String {
         .map(|name| format!("+{name}"))
         .collect::<Vec<_>>()
         .join(" ")
-}
-
-fn write(path: &str, value: &str) -> Result<(), InitError> {
-    let written: io::Result<()> = fs::write(path, value);
-    written.map_err(step(format!("write {value:?} to {path}")))
 }
 
 #[cfg(test)]

@@ -102,7 +102,7 @@ fn start(console: &mut Console) -> Result<Pid, InitError> {
     watch.lap(console, "modules");
     root_device::wait()?;
     watch.lap(console, "root device");
-    mounts::root()?;
+    let initramfs = mounts::root()?;
     watch.lap(console, "root file system");
     cgroup::prepare()?;
     rustix::system::sethostname(b"ringfence").map_err(step("set the host name"))?;
@@ -112,18 +112,30 @@ fn start(console: &mut Console) -> Result<Pid, InitError> {
     };
     rustix::process::setrlimit(Resource::Nofile, files).map_err(step("raise RLIMIT_NOFILE"))?;
     watch.lap(console, "control groups");
-    fork_agent()
+    match fork()? {
+        Some(agent) => {
+            initramfs.empty();
+            Ok(agent)
+        }
+        None => {
+            drop(initramfs);
+            become_agent()
+        }
+    }
 }
 
-fn fork_agent() -> Result<Pid, InitError> {
+/// Forks. `None` in the child.
+fn fork() -> Result<Option<Pid>, InitError> {
     // SAFETY: PID 1 has one thread, so the child may do whatever the parent may.
     let child = unsafe { libc::fork() };
     if child < 0 {
         return Err(step("fork the agent")(io::Error::last_os_error()));
     }
-    if let Some(agent) = Pid::from_raw(child) {
-        return Ok(agent);
-    }
+    Ok(Pid::from_raw(child))
+}
+
+/// Makes this process the agent.
+fn become_agent() -> ! {
     for (name, value) in ENVIRONMENT {
         // SAFETY: this process has one thread, so nobody reads the environment meanwhile.
         unsafe { std::env::set_var(name, value) };

@@ -1,8 +1,8 @@
 //! File systems of the guest.
 //!
 //! The root is a read-only squashfs on the first virtio-blk device. What has to be writable is in
-//! memory: `/run`, `/tmp` and the device nodes. The initramfs is emptied, then hidden below the
-//! root.
+//! memory: `/run`, `/tmp` and the device nodes. The initramfs is hidden below the root, and emptied
+//! once the agent is on its way.
 
 use super::root_device::DEVICE;
 use super::{InitError, step};
@@ -10,7 +10,7 @@ use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount, mount_move};
 use std::ffi::CStr;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// Where the root is mounted in the initramfs before it becomes `/`.
 const NEW_ROOT: &str = "/newroot";
@@ -72,8 +72,9 @@ pub(super) fn early() -> Result<(), InitError> {
     }
 }
 
-/// Mounts the root file system, makes it `/` and mounts the rest in it.
-pub(super) fn root() -> Result<(), InitError> {
+/// Mounts the root file system, makes it `/` and mounts the rest in it. Returns the initramfs.
+pub(super) fn root() -> Result<Initramfs, InitError> {
+    let initramfs = open_directory(CWD, c"/").map_err(step("open the initramfs"))?;
     make_directory(NEW_ROOT)?;
     let flags = MountFlags::RDONLY | MountFlags::NODEV | MountFlags::NOSUID;
     mount(DEVICE, NEW_ROOT, "squashfs", flags, Some(c""))
@@ -81,7 +82,6 @@ pub(super) fn root() -> Result<(), InitError> {
     mount_move("/dev", format!("{NEW_ROOT}/dev")).map_err(step(
         "move /dev into the root file system, which must have that directory",
     ))?;
-    empty_initramfs();
     rustix::process::chdir(NEW_ROOT).map_err(step("enter the root file system"))?;
     mount_move(".", "/").map_err(step("make the root file system the root"))?;
     rustix::process::chroot(".").map_err(step("change the root"))?;
@@ -96,7 +96,7 @@ pub(super) fn root() -> Result<(), InitError> {
         mount(*kind, *target, *kind, *flags, Some(*options))
             .map_err(step(format!("mount {kind} on {target}")))?;
     }
-    Ok(())
+    Ok(Initramfs(initramfs))
 }
 
 fn make_directory(path: &str) -> Result<(), InitError> {
@@ -106,15 +106,23 @@ fn make_directory(path: &str) -> Result<(), InitError> {
     }
 }
 
-/// Gives the memory of the initramfs' files back. Only that: a file that stays costs memory and
-/// nothing else, so that failures do not matter. This binary's own pages go when it ends.
-fn empty_initramfs() {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    if let Ok(root) = rustix::fs::openat(CWD, "/", flags, Mode::empty())
-        && let Ok(stat) = rustix::fs::fstat(&root)
-    {
-        empty(root.as_fd(), stat.st_dev, 8);
+/// The initramfs' root directory, which has no path any more.
+#[derive(Debug)]
+pub(super) struct Initramfs(OwnedFd);
+
+impl Initramfs {
+    /// Gives the memory of the files back. A file that stays costs memory and nothing else, so that
+    /// failures do not matter. This binary's own pages go when it ends.
+    pub(super) fn empty(self) {
+        if let Ok(stat) = rustix::fs::fstat(&self.0) {
+            empty(self.0.as_fd(), stat.st_dev, 8);
+        }
     }
+}
+
+fn open_directory(parent: BorrowedFd<'_>, name: &CStr) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(parent, name, flags, Mode::empty())
 }
 
 /// Removes what is in a directory, on its own file system only and to a bounded depth.
@@ -131,8 +139,7 @@ fn empty(directory: BorrowedFd<'_>, device: u64, depth: u8) {
             let _kept = rustix::fs::unlinkat(directory, name, AtFlags::empty());
             continue;
         }
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let Ok(child) = rustix::fs::openat(directory, name, flags, Mode::empty()) else {
+        let Ok(child) = open_directory(directory, name) else {
             continue;
         };
         let same = rustix::fs::fstat(&child).is_ok_and(|stat| stat.st_dev == device);
