@@ -1,0 +1,237 @@
+//! Programs that behave in a way that a test needs: they flood, hog, hang, detach and die.
+
+use crate::sys::{self, Ended, call};
+use ringfence_probe::{Pattern, digest};
+use std::io::{self, Read as _, Write as _};
+use std::process::ExitCode;
+
+/// Runs the helper that the first word names.
+pub(crate) fn run(arguments: &[String]) -> ExitCode {
+    let words: Vec<_> = arguments.iter().map(String::as_str).collect();
+    match dispatch(&words) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("{}: {error}", words.join(" "));
+            ExitCode::from(3)
+        }
+    }
+}
+
+fn dispatch(words: &[&str]) -> io::Result<ExitCode> {
+    match words {
+        ["exit", code] => return Ok(ExitCode::from(parse::<u8>(code)?)),
+        ["raise", signal] => raise(parse(signal)?)?,
+        ["flood", len] => flood(parse(len)?)?,
+        ["digest"] => println!("{}", digest(io::stdin().lock())?),
+        ["duplex", len] => duplex(parse(len)?)?,
+        ["interleave", lines] => interleave(parse(lines)?)?,
+        ["environment"] => environment()?,
+        ["ids"] => ids()?,
+        ["fork-bomb"] => fork_bomb(),
+        ["fork-count", most] => fork_count(parse(most)?),
+        ["memory", bytes] => memory(parse(bytes)?),
+        ["shared-memory", bytes] => sys::share_memory(parse(bytes)?)?,
+        ["file", bytes] => file(parse(bytes)?)?,
+        ["open-files", most] => open_files(parse(most)?),
+        ["spin"] => spin(),
+        ["spin-many", processes] => spin_many(parse(processes)?)?,
+        ["hang"] => hang(),
+        ["hang-ignoring-signals"] => hang_ignoring_signals(),
+        ["daemonize"] => daemonize()?,
+        ["daemonize-and-hang"] => {
+            daemonize()?;
+            hang();
+        }
+        ["unix-pair", path] => unix_pair(path)?,
+        _ => return Err(io::Error::other("no such helper")),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn parse<T: std::str::FromStr<Err = std::num::ParseIntError>>(word: &str) -> io::Result<T> {
+    word.parse().map_err(io::Error::other)
+}
+
+/// Dies of a signal.
+fn raise(signal: i32) -> io::Result<()> {
+    sys::restore(signal);
+    call!(libc::SYS_kill, std::process::id(), signal)?;
+    hang();
+}
+
+/// Writes the pattern to standard output as fast as it is taken.
+fn flood(len: u64) -> io::Result<()> {
+    io::copy(&mut Pattern::new(len), &mut io::stdout().lock()).map(drop)
+}
+
+/// Writes `len` bytes of the pattern before reading anything, and says on standard error what came
+/// in. Whoever writes all input before reading output waits for ever.
+fn duplex(len: u64) -> io::Result<()> {
+    flood(len)?;
+    eprintln!("{}", digest(io::stdin().lock())?);
+    Ok(())
+}
+
+/// Numbered lines on both streams in turn.
+fn interleave(lines: u32) -> io::Result<()> {
+    let (mut out, mut err) = (io::stdout().lock(), io::stderr().lock());
+    for line in 0..lines {
+        writeln!(out, "out {line}")?;
+        writeln!(err, "err {line}")?;
+    }
+    Ok(())
+}
+
+/// Each variable, ended by a NUL byte.
+fn environment() -> io::Result<()> {
+    use std::os::unix::ffi::OsStrExt as _;
+    let mut out = io::stdout().lock();
+    for (name, value) in std::env::vars_os() {
+        out.write_all(&[name.as_bytes(), b"=", value.as_bytes(), b"\0"].concat())?;
+    }
+    Ok(())
+}
+
+fn ids() -> io::Result<()> {
+    let uid = call!(libc::SYS_getuid)?;
+    let gid = call!(libc::SYS_getgid)?;
+    let pid = call!(libc::SYS_getpid)?;
+    println!("uid={uid} gid={gid} pid={pid}");
+    Ok(())
+}
+
+/// Doubles for as long as it can; those that cannot try again.
+fn fork_bomb() -> ! {
+    println!("begins");
+    loop {
+        // Neither parent nor child cares whether it worked.
+        let _ = sys::fork(fork_bomb_child);
+    }
+}
+
+fn fork_bomb_child() -> u8 {
+    loop {
+        let _ = sys::fork(fork_bomb_child);
+    }
+}
+
+/// Says how many processes could exist beside this one, and what refused the next.
+fn fork_count(most: u32) {
+    let mut children = 0;
+    let mut refusal = 0;
+    while children < most && refusal == 0 {
+        match sys::idle_child() {
+            Ok(_) => children += 1,
+            Err(error) => refusal = error.raw_os_error().unwrap_or_default(),
+        }
+    }
+    println!("{children} {refusal}");
+}
+
+/// Takes memory in pieces and uses every page of it.
+fn memory(bytes: usize) {
+    const PIECE: usize = 1 << 20;
+    let mut held = Vec::new();
+    while held.len() * PIECE < bytes {
+        let mut piece = vec![0_u8; PIECE];
+        for page in piece.chunks_mut(4096) {
+            page[0] = 1;
+        }
+        held.push(std::hint::black_box(piece));
+    }
+    println!("holds {bytes}");
+}
+
+/// A file of this many bytes in the workspace, all written.
+fn file(bytes: u64) -> io::Result<()> {
+    let mut file = std::fs::File::create("large")?;
+    io::copy(&mut Pattern::new(bytes), &mut file)?;
+    println!("wrote {bytes}");
+    Ok(())
+}
+
+/// Says how many files could be opened beside the standard streams.
+fn open_files(most: u32) {
+    let mut held = Vec::new();
+    while held.len() < most as usize {
+        match std::fs::File::open("/dev/null") {
+            Ok(file) => held.push(file),
+            Err(error) => {
+                println!(
+                    "{} {}",
+                    held.len(),
+                    error.raw_os_error().unwrap_or_default()
+                );
+                return;
+            }
+        }
+    }
+    println!("{} 0", held.len());
+}
+
+fn spin() -> ! {
+    loop {
+        std::hint::spin_loop();
+    }
+}
+
+/// Spins in several processes at once.
+fn spin_many(processes: u32) -> io::Result<()> {
+    for _ in 1..processes {
+        sys::fork(|| spin())?;
+    }
+    spin()
+}
+
+/// Says that it is there, and stays.
+fn hang() -> ! {
+    println!("here");
+    sys::hang()
+}
+
+fn hang_ignoring_signals() -> ! {
+    for signal in 1..64 {
+        sys::ignore(signal);
+    }
+    hang()
+}
+
+/// Leaves a process behind that has left session, group and parent, and holds the streams.
+fn daemonize() -> io::Result<()> {
+    let (mut reader, writer) = io::pipe()?;
+    let child = sys::fork(|| {
+        let _ = call!(libc::SYS_setsid);
+        let grandchild = sys::fork(|| {
+            for signal in 1..64 {
+                sys::ignore(signal);
+            }
+            // Says that it is on its own before it hangs for good.
+            drop(writer);
+            sys::hang()
+        });
+        u8::from(grandchild.is_err())
+    })?;
+    match sys::wait(child)? {
+        Ended::Exited(0) => {}
+        _ => return Err(io::Error::other("the child could not fork")),
+    }
+    // The end of the pipe: parent, child and grandchild have all let go of it.
+    reader.read_to_end(&mut Vec::new())?;
+    println!("daemon started");
+    Ok(())
+}
+
+/// Two processes of the sandbox talk over a socket with a path: that must work.
+fn unix_pair(path: &str) -> io::Result<()> {
+    let listener = std::os::unix::net::UnixListener::bind(path)?;
+    let child = sys::fork(|| {
+        let sent = std::os::unix::net::UnixStream::connect(path)
+            .and_then(|mut stream| stream.write_all(b"hello"));
+        u8::from(sent.is_err())
+    })?;
+    let mut text = String::new();
+    listener.accept()?.0.read_to_string(&mut text)?;
+    sys::wait(child)?;
+    println!("{text}");
+    Ok(())
+}

@@ -1,0 +1,180 @@
+//! Sockets of every family. A value is an address, a name or a path.
+
+use super::Table;
+use super::Try::Attempt;
+use crate::sys::call;
+use libc::c_int;
+use std::io;
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
+
+pub(super) const TRIES: Table = &[
+    (
+        "tcp-connect",
+        Attempt(|to| TcpStream::connect(to).map(|_| "connected".into())),
+    ),
+    (
+        "tcp-bind",
+        Attempt(|at| TcpListener::bind(at).map(|_| "listens".into())),
+    ),
+    (
+        "udp-bind",
+        Attempt(|at| UdpSocket::bind(at).map(|_| "bound".into())),
+    ),
+    ("udp-send", Attempt(udp_send)),
+    (
+        "tcp-socket",
+        Attempt(|_| socket(libc::AF_INET, libc::SOCK_STREAM, 0)),
+    ),
+    (
+        "tcp6-socket",
+        Attempt(|_| socket(libc::AF_INET6, libc::SOCK_STREAM, 0)),
+    ),
+    (
+        "udp-socket",
+        Attempt(|_| socket(libc::AF_INET, libc::SOCK_DGRAM, 0)),
+    ),
+    (
+        "udp6-socket",
+        Attempt(|_| socket(libc::AF_INET6, libc::SOCK_DGRAM, 0)),
+    ),
+    (
+        "mptcp-socket",
+        Attempt(|_| socket(libc::AF_INET, libc::SOCK_STREAM, libc::IPPROTO_MPTCP)),
+    ),
+    (
+        "sctp-socket",
+        Attempt(|_| socket(libc::AF_INET, libc::SOCK_STREAM, libc::IPPROTO_SCTP)),
+    ),
+    (
+        "ping-socket",
+        Attempt(|_| socket(libc::AF_INET, libc::SOCK_DGRAM, libc::IPPROTO_ICMP)),
+    ),
+    (
+        "raw-socket",
+        Attempt(|_| socket(libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_ICMP)),
+    ),
+    ("raw-socket-cloexec", Attempt(raw_socket_cloexec)),
+    (
+        "raw6-socket",
+        Attempt(|_| socket(libc::AF_INET6, libc::SOCK_RAW, libc::IPPROTO_ICMPV6)),
+    ),
+    (
+        "netlink-socket",
+        Attempt(|_| socket(libc::AF_NETLINK, libc::SOCK_RAW, 0)),
+    ),
+    (
+        "packet-socket",
+        Attempt(|_| socket(libc::AF_PACKET, libc::SOCK_RAW, ETH_P_ALL)),
+    ),
+    (
+        "vsock-socket",
+        Attempt(|_| socket(libc::AF_VSOCK, libc::SOCK_STREAM, 0)),
+    ),
+    ("vsock-connect", Attempt(vsock_connect)),
+    (
+        "alg-socket",
+        Attempt(|_| socket(libc::AF_ALG, libc::SOCK_SEQPACKET, 0)),
+    ),
+    (
+        "key-socket",
+        Attempt(|_| socket(libc::AF_KEY, libc::SOCK_RAW, 2)),
+    ),
+    ("xdp-socket", Attempt(|_| socket(AF_XDP, libc::SOCK_RAW, 0))),
+    (
+        "tipc-socket",
+        Attempt(|_| socket(libc::AF_TIPC, libc::SOCK_STREAM, 0)),
+    ),
+    (
+        "can-socket",
+        Attempt(|_| socket(libc::AF_CAN, libc::SOCK_RAW, 1)),
+    ),
+    (
+        "bluetooth-socket",
+        Attempt(|_| socket(libc::AF_BLUETOOTH, libc::SOCK_RAW, 1)),
+    ),
+    (
+        "rds-socket",
+        Attempt(|_| socket(libc::AF_RDS, libc::SOCK_SEQPACKET, 0)),
+    ),
+    (
+        "smc-socket",
+        Attempt(|_| socket(AF_SMC, libc::SOCK_STREAM, 0)),
+    ),
+    (
+        "qipcrtr-socket",
+        Attempt(|_| socket(AF_QIPCRTR, libc::SOCK_DGRAM, 0)),
+    ),
+    ("high-bits-socket", Attempt(high_bits_socket)),
+    (
+        "unix-connect",
+        Attempt(|path| UnixStream::connect(path).map(|_| "connected".into())),
+    ),
+    ("unix-send", Attempt(unix_send)),
+    ("abstract-connect", Attempt(abstract_connect)),
+    ("abstract-send", Attempt(abstract_send)),
+    ("abstract-bind", Attempt(abstract_bind)),
+];
+
+const ETH_P_ALL: c_int = 0x0300;
+const AF_XDP: c_int = 44;
+const AF_SMC: c_int = 43;
+const AF_QIPCRTR: c_int = 42;
+
+fn socket(family: c_int, kind: c_int, protocol: c_int) -> io::Result<String> {
+    call!(libc::SYS_socket, family, kind, protocol).map(|_| "created".into())
+}
+
+/// A filter that compares the kind without masking its flags lets this through.
+fn raw_socket_cloexec(_: &str) -> io::Result<String> {
+    let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    socket(libc::AF_INET, kind, libc::IPPROTO_ICMP)
+}
+
+/// The kernel takes the low 32 bits of the family; a filter that compares 64 sees another number.
+fn high_bits_socket(_: &str) -> io::Result<String> {
+    let family = (1_u64 << 32) | 2;
+    call!(libc::SYS_socket, family, libc::SOCK_STREAM, 0).map(|_| "created".into())
+}
+
+fn udp_send(to: &str) -> io::Result<String> {
+    UdpSocket::bind("0.0.0.0:0")?
+        .send_to(b"x", to)
+        .map(|_| "sent".into())
+}
+
+/// The host of a guest is address 2.
+fn vsock_connect(port: &str) -> io::Result<String> {
+    let port: u32 = port.parse().map_err(io::Error::other)?;
+    let socket = call!(libc::SYS_socket, libc::AF_VSOCK, libc::SOCK_STREAM, 0)?;
+    // `struct sockaddr_vm`: family, two reserved bytes, port, address, flags.
+    let mut address = [0_u8; 16];
+    address[0] = 40;
+    address[4..8].copy_from_slice(&port.to_ne_bytes());
+    address[8..12].copy_from_slice(&2_u32.to_ne_bytes());
+    call!(libc::SYS_connect, socket, &mut address[..], 16).map(|_| "connected".into())
+}
+
+fn unix_send(path: &str) -> io::Result<String> {
+    UnixDatagram::unbound()?
+        .send_to(b"x", path)
+        .map(|_| "sent".into())
+}
+
+fn abstract_connect(name: &str) -> io::Result<String> {
+    let address = SocketAddr::from_abstract_name(name)?;
+    UnixStream::connect_addr(&address).map(|_| "connected".into())
+}
+
+fn abstract_send(name: &str) -> io::Result<String> {
+    let address = SocketAddr::from_abstract_name(name)?;
+    UnixDatagram::unbound()?
+        .send_to_addr(b"x", &address)
+        .map(|_| "sent".into())
+}
+
+fn abstract_bind(name: &str) -> io::Result<String> {
+    let address = SocketAddr::from_abstract_name(name)?;
+    UnixListener::bind_addr(&address).map(|_| "listens".into())
+}
