@@ -24,8 +24,15 @@ struct State {
 
 impl Tail {
     pub(super) fn new(limit: usize, log: Option<File>) -> Self {
-        let state = State { bytes: VecDeque::new(), log, log_space: LOG_LIMIT };
-        Self { limit, state: Mutex::new(state) }
+        let state = State {
+            bytes: VecDeque::new(),
+            log,
+            log_space: LOG_LIMIT,
+        };
+        Self {
+            limit,
+            state: Mutex::new(state),
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

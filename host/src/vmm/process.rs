@@ -4,7 +4,10 @@
 //! parent in the eyes of the kernel, which kills the process when that thread ends
 //! (`PR_SET_PDEATHSIG` follows the thread, not the process): so it lives exactly as long.
 
-#![expect(unsafe_code, reason = "pre_exec: what must happen between fork and exec")]
+#![expect(
+    unsafe_code,
+    reason = "pre_exec: what must happen between fork and exec"
+)]
 
 use super::Exit;
 use super::console::Tail;
@@ -81,7 +84,11 @@ impl Process {
             .name("vm-process".into())
             .spawn(move || supervise(&theirs, command, inherited, &started, after))?;
         match start.recv() {
-            Ok(Ok(pidfd)) => Ok(Self { shared, pidfd, thread: Mutex::new(Some(thread)) }),
+            Ok(Ok(pidfd)) => Ok(Self {
+                shared,
+                pidfd,
+                thread: Mutex::new(Some(thread)),
+            }),
             Ok(Err(error)) => {
                 let _ = thread.join();
                 Err(error)
@@ -160,7 +167,10 @@ fn supervise(
 fn start(command: &mut Command, inherited: &[OwnedFd]) -> io::Result<(Child, OwnedFd)> {
     let parent = getpid();
     let keep: Vec<i32> = inherited.iter().map(AsRawFd::as_raw_fd).collect();
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     let prepare = move || {
         set_parent_process_death_signal(Some(Signal::KILL))?;
         // The parent may have died before the line above.
@@ -194,8 +204,14 @@ fn start(command: &mut Command, inherited: &[OwnedFd]) -> io::Result<(Child, Own
 
 /// Reads both pipes until the process has ended, and then what is left in them.
 fn read_until_exit(shared: &Shared, child: &mut Child, pidfd: &OwnedFd) {
-    let mut stdout = child.stdout.take().map(|pipe| File::from(OwnedFd::from(pipe)));
-    let mut stderr = child.stderr.take().map(|pipe| File::from(OwnedFd::from(pipe)));
+    let mut stdout = child
+        .stdout
+        .take()
+        .map(|pipe| File::from(OwnedFd::from(pipe)));
+    let mut stderr = child
+        .stderr
+        .take()
+        .map(|pipe| File::from(OwnedFd::from(pipe)));
     for pipe in [&stdout, &stderr].into_iter().flatten() {
         // Should something else hold the other end, its silence must not be waited for.
         let _ = rustix::io::ioctl_fionbio(pipe, true);

@@ -36,8 +36,7 @@ const GUEST_CID: u64 = 3;
 const KERNEL_ARGS: &str = "console=ttyAMA0 quiet loglevel=3 panic=-1";
 
 /// Confinement of QEMU by itself. Nothing of it is needed once a guest runs.
-const SANDBOX: &str =
-    "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
+const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
 
 /// What QEMU says when it was built without libseccomp.
 const NO_SANDBOX: [&str; 2] = ["seccomp is not compiled", "invalid option: -sandbox"];
@@ -87,8 +86,11 @@ fn check(config: &MachineConfig) -> Result<(), MachineError> {
         ("root file system", &config.rootfs),
     ];
     for (part, path) in parts {
-        File::open(path)
-            .map_err(|source| MachineError::Part { part, path: path.clone(), source })?;
+        File::open(path).map_err(|source| MachineError::Part {
+            part,
+            path: path.clone(),
+            source,
+        })?;
     }
     if config.cpus == 0 || config.cpus > MOST_CPUS {
         return Err(MachineError::Config {
@@ -115,13 +117,11 @@ enum Event {
     Ended,
 }
 
-fn attempt(
-    config: &MachineConfig,
-    qemu: &Path,
-    sandbox: bool,
-) -> Result<Booted, MachineError> {
+fn attempt(config: &MachineConfig, qemu: &Path, sandbox: bool) -> Result<Booted, MachineError> {
     let system = |step| move |source| MachineError::System { step, source };
-    let device = |error: &dyn std::error::Error| MachineError::Device { message: chain(error) };
+    let device = |error: &dyn std::error::Error| MachineError::Device {
+        message: chain(error),
+    };
     let cid = GuestCid::try_from(GUEST_CID).map_err(|error| device(&error))?;
     let (vsock, door, socket) = VhostUser::start(cid).map_err(|error| device(&error))?;
     // One place: whichever comes first is what counts.
@@ -149,7 +149,10 @@ fn attempt(
     let machine = Qemu { process, door };
     let ready = machine.wait_ready(&event, config.boot_timeout)?;
     drop(listening);
-    Ok(Booted { machine: Arc::new(machine), ready })
+    Ok(Booted {
+        machine: Arc::new(machine),
+        ready,
+    })
 }
 
 /// An error and its causes in one line.
@@ -173,17 +176,31 @@ fn command(config: &MachineConfig, qemu: &Path, vsock: &OwnedFd, sandbox: bool) 
     }
     let mut command = Command::new(qemu);
     command.env_clear().env("LC_ALL", "C");
-    command.args(["-no-user-config", "-nodefaults", "-no-reboot", "-display", "none"]);
-    command.args(["-machine", "virt,gic-version=3,memory-backend=mem,accel=tcg"]);
+    command.args([
+        "-no-user-config",
+        "-nodefaults",
+        "-no-reboot",
+        "-display",
+        "none",
+    ]);
+    command.args(["-machine", "virt,gic-version=3,memory-backend=mem"]);
     command.args(["-accel", "tcg,thread=multi"]);
     command.args(["-cpu", "max,pauth-impdef=on"]);
     command.args(["-smp", &config.cpus.to_string()]);
     command.args(["-m", &format!("{memory}M")]);
-    command.args(["-object", &format!("memory-backend-memfd,id=mem,share=on,size={memory}M")]);
+    command.args([
+        "-object",
+        &format!("memory-backend-memfd,id=mem,share=on,size={memory}M"),
+    ]);
     command.arg("-kernel").arg(&config.kernel);
     command.arg("-initrd").arg(&config.initramfs);
     command.args(["-append", &kernel_args]);
-    command.args(["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]);
+    command.args([
+        "-chardev",
+        "stdio,id=console,signal=off",
+        "-serial",
+        "chardev:console",
+    ]);
     command.args(["-global", "virtio-mmio.force-legacy=false"]);
     command.arg("-blockdev").arg(option(
         "driver=raw,node-name=root,read-only=on,file.driver=file,file.filename=",
@@ -191,7 +208,10 @@ fn command(config: &MachineConfig, qemu: &Path, vsock: &OwnedFd, sandbox: bool) 
     ));
     command.args(["-device", "virtio-blk-device,drive=root"]);
     command.args(["-device", "virtio-rng-device"]);
-    command.args(["-chardev", &format!("socket,id=vsock,fd={}", vsock.as_raw_fd())]);
+    command.args([
+        "-chardev",
+        &format!("socket,id=vsock,fd={}", vsock.as_raw_fd()),
+    ]);
     command.args(["-device", "vhost-user-vsock-device,chardev=vsock"]);
     if sandbox {
         command.args(["-sandbox", SANDBOX]);
@@ -228,7 +248,10 @@ impl Qemu {
             Ok(Event::Ended) | Err(RecvTimeoutError::Disconnected) => Err(self.ended()),
             Err(RecvTimeoutError::Timeout) => {
                 self.process.stop();
-                Err(MachineError::BootTimeout { after: timeout, console: self.process.console() })
+                Err(MachineError::BootTimeout {
+                    after: timeout,
+                    console: self.process.console(),
+                })
             }
         }
     }
@@ -241,17 +264,21 @@ impl Qemu {
             stderr: String::new(),
             console: self.process.console(),
         });
-        MachineError::Exited { exit: Box::new(exit) }
+        MachineError::Exited {
+            exit: Box::new(exit),
+        }
     }
 }
 
 impl Machine for Qemu {
     fn connect(&self, port: u32, timeout: Duration) -> Result<UnixStream, MachineError> {
-        self.door.connect(port, timeout).map_err(|source| match source.kind() {
-            std::io::ErrorKind::ConnectionRefused => MachineError::Refused { port },
-            std::io::ErrorKind::NotConnected => self.ended(),
-            _ => MachineError::Connect { port, source },
-        })
+        self.door
+            .connect(port, timeout)
+            .map_err(|source| match source.kind() {
+                std::io::ErrorKind::ConnectionRefused => MachineError::Refused { port },
+                std::io::ErrorKind::NotConnected => self.ended(),
+                _ => MachineError::Connect { port, source },
+            })
     }
 
     fn stop(&self) {

@@ -59,7 +59,10 @@ impl Opening {
 
 #[derive(Debug)]
 enum Phase {
-    Requested { sent: bool, opening: Opening },
+    Requested {
+        sent: bool,
+        opening: Opening,
+    },
     Open,
     /// An RST is still to be sent.
     Reset,
@@ -122,7 +125,15 @@ impl Connection {
 
     /// A connection that the host opens.
     pub(super) fn requested(key: Key, token: Token, socket: HostSocket, opening: Opening) -> Self {
-        Self::new(key, token, socket, Phase::Requested { sent: false, opening })
+        Self::new(
+            key,
+            token,
+            socket,
+            Phase::Requested {
+                sent: false,
+                opening,
+            },
+        )
     }
 
     /// A connection that the guest opened with `request` and that somebody has accepted.
@@ -264,7 +275,11 @@ impl Connection {
             .map_err(|_| Violation("fwd_cnt counts bytes that were never sent"))
     }
 
-    fn on_data<B: BitmapSlice>(&mut self, len: u32, mut rest: Pieces<'_, B>) -> Result<(), Violation> {
+    fn on_data<B: BitmapSlice>(
+        &mut self,
+        len: u32,
+        mut rest: Pieces<'_, B>,
+    ) -> Result<(), Violation> {
         if self.guest_shutdown.send {
             return Err(Violation("data after the end of sending"));
         }
@@ -369,7 +384,11 @@ impl Connection {
 
     fn finish(&mut self) {
         if matches!(self.phase, Phase::Open) {
-            self.phase = if self.guest_reset { Phase::Gone } else { Phase::Reset };
+            self.phase = if self.guest_reset {
+                Phase::Gone
+            } else {
+                Phase::Reset
+            };
         }
     }
 
@@ -473,7 +492,13 @@ impl Connection {
     fn outgoing(&mut self, op: Operation, len: u32, flags: u32) -> Outgoing {
         self.credit_due = false;
         let (buf_alloc, fwd_cnt) = self.own.announce();
-        Outgoing { op, len, flags, buf_alloc, fwd_cnt }
+        Outgoing {
+            op,
+            len,
+            flags,
+            buf_alloc,
+            fwd_cnt,
+        }
     }
 }
 

@@ -50,7 +50,9 @@ impl PeerCredit {
 
     /// Bytes that may be sent now.
     pub(super) fn available(&self) -> u32 {
-        self.buf_alloc.min(MOST_CREDIT).saturating_sub(self.in_flight())
+        self.buf_alloc
+            .min(MOST_CREDIT)
+            .saturating_sub(self.in_flight())
     }
 
     /// Notes that `bytes` were sent; at most [`available`](Self::available).
@@ -64,7 +66,11 @@ impl PeerCredit {
 
     #[cfg(test)]
     pub(super) fn starting_at(count: u32) -> Self {
-        Self { tx_cnt: count, buf_alloc: 0, fwd_cnt: count }
+        Self {
+            tx_cnt: count,
+            buf_alloc: 0,
+            fwd_cnt: count,
+        }
     }
 }
 
@@ -96,7 +102,10 @@ impl OwnCredit {
 
     #[cfg(test)]
     pub(super) fn starting_at(count: u32) -> Self {
-        Self { fwd_cnt: count, announced: count }
+        Self {
+            fwd_cnt: count,
+            announced: count,
+        }
     }
 }
 

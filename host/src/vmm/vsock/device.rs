@@ -30,8 +30,8 @@ use vm_memory::bitmap::BitmapSlice;
 /// of which the device needs nothing.
 pub(crate) const RINGS: usize = 2;
 
-/// Most descriptors of a ring.
-pub(crate) const RING_SIZE: u16 = 256;
+/// Most descriptors of a ring: what QEMU's virtio-mmio transport lets the driver choose.
+pub(crate) const RING_SIZE: u16 = 1024;
 
 /// Most connections at a time, of both directions together.
 pub(super) const MOST_CONNECTIONS: usize = 1024;
@@ -138,7 +138,11 @@ impl<P: Poller> Device<P> {
         let (wishes, closed) = self.mailbox.take();
         for wish in wishes {
             match wish {
-                Wish::Connect { port, socket, opening } => self.open(port, socket, opening),
+                Wish::Connect {
+                    port,
+                    socket,
+                    opening,
+                } => self.open(port, socket, opening),
                 Wish::Cancel { ticket } => self.cancel(|theirs| theirs == ticket),
                 Wish::Listen { port, accept } => {
                     self.listeners.insert(port, accept);
@@ -168,7 +172,9 @@ impl<P: Poller> Device<P> {
             let host = self.free_port(port).ok_or(io::ErrorKind::AddrInUse)?;
             let socket = HostSocket::new(socket)?;
             let key = Key { host, guest: port };
-            self.insert(key, |token| Connection::requested(key, token, socket, opening))
+            self.insert(key, |token| {
+                Connection::requested(key, token, socket, opening)
+            })
         });
         if let Err(error) = opened {
             // Nobody may be waiting any more.
@@ -196,7 +202,11 @@ impl<P: Poller> Device<P> {
         // One more than can be taken.
         for _ in 0..=MOST_CONNECTIONS {
             let port = self.next_port;
-            self.next_port = if port >= LAST_PORT { FIRST_PORT } else { port.saturating_add(1) };
+            self.next_port = if port >= LAST_PORT {
+                FIRST_PORT
+            } else {
+                port.saturating_add(1)
+            };
             let host = Port::new(port)?;
             if !self.by_key.contains_key(&Key { host, guest }) {
                 return Some(host);
@@ -211,9 +221,15 @@ impl<P: Poller> Device<P> {
         if self.connections.len() < MOST_CONNECTIONS {
             return Ok(());
         }
-        let spare = self.connections.values().find(|connection| connection.is_expendable());
+        let spare = self
+            .connections
+            .values()
+            .find(|connection| connection.is_expendable());
         let token = spare.map(|connection| connection.token);
-        self.end(token.ok_or(io::ErrorKind::QuotaExceeded)?, io::ErrorKind::ConnectionReset);
+        self.end(
+            token.ok_or(io::ErrorKind::QuotaExceeded)?,
+            io::ErrorKind::ConnectionReset,
+        );
         Ok(())
     }
 
@@ -314,7 +330,9 @@ impl<P: Poller> Device<P> {
             let (ours, theirs) = UnixStream::pair()?;
             let socket = HostSocket::new(ours)?;
             accept(theirs).map_err(|Refused| io::ErrorKind::ConnectionRefused)?;
-            self.insert(key, |token| Connection::accepted(key, token, socket, request))
+            self.insert(key, |token| {
+                Connection::accepted(key, token, socket, request)
+            })
         });
         if accepted.is_err() {
             self.refuse(request, "connection that nobody accepts");

@@ -24,11 +24,22 @@ pub(crate) struct Refused;
 
 /// What a host program wants of the device.
 pub(super) enum Wish {
-    Connect { port: Port, socket: UnixStream, opening: Opening },
+    Connect {
+        port: Port,
+        socket: UnixStream,
+        opening: Opening,
+    },
     /// The program that holds this ticket no longer waits.
-    Cancel { ticket: u64 },
-    Listen { port: Port, accept: Accept },
-    Unlisten { port: Port },
+    Cancel {
+        ticket: u64,
+    },
+    Listen {
+        port: Port,
+        accept: Accept,
+    },
+    Unlisten {
+        port: Port,
+    },
 }
 
 impl fmt::Debug for Wish {
@@ -109,8 +120,16 @@ impl VsockHost {
         let (socket, stream) = UnixStream::pair()?;
         let (reply, answer) = sync_channel(1);
         let ticket = self.shared.tickets.fetch_add(1, Ordering::Relaxed);
-        let opening = Opening { stream, reply, ticket };
-        self.shared.wish(Wish::Connect { port, socket, opening })?;
+        let opening = Opening {
+            stream,
+            reply,
+            ticket,
+        };
+        self.shared.wish(Wish::Connect {
+            port,
+            socket,
+            opening,
+        })?;
         match answer.recv_timeout(timeout) {
             Ok(result) => result,
             Err(RecvTimeoutError::Disconnected) => Err(io::ErrorKind::NotConnected.into()),
@@ -127,7 +146,10 @@ impl VsockHost {
     pub(crate) fn listen(&self, port: u32, accept: Accept) -> io::Result<Listening> {
         let port = Port::new(port).ok_or(io::ErrorKind::InvalidInput)?;
         self.shared.wish(Wish::Listen { port, accept })?;
-        Ok(Listening { shared: Arc::clone(&self.shared), port })
+        Ok(Listening {
+            shared: Arc::clone(&self.shared),
+            port,
+        })
     }
 
     /// Cancels every waiting [`connect`](Self::connect) and refuses new ones. Open streams stay.
@@ -193,6 +215,9 @@ pub(super) fn pair() -> io::Result<(VsockHost, Mailbox)> {
         bell: ours,
         tickets: AtomicU64::new(0),
     });
-    let mailbox = Mailbox { shared: Arc::clone(&shared), bell: theirs };
+    let mailbox = Mailbox {
+        shared: Arc::clone(&shared),
+        bell: theirs,
+    };
     Ok((VsockHost { shared }, mailbox))
 }

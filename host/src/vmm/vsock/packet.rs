@@ -45,7 +45,11 @@ pub(crate) struct Port(u32);
 impl Port {
     /// `None` for `VMADDR_PORT_ANY`, which means "choose one" and addresses nobody.
     pub(crate) const fn new(port: u32) -> Option<Self> {
-        if port == u32::MAX { None } else { Some(Self(port)) }
+        if port == u32::MAX {
+            None
+        } else {
+            Some(Self(port))
+        }
     }
 
     pub(crate) const fn get(self) -> u32 {
@@ -92,11 +96,20 @@ pub(crate) struct Shutdown {
 }
 
 impl Shutdown {
-    pub(crate) const NONE: Self = Self { receive: false, send: false };
-    pub(crate) const BOTH: Self = Self { receive: true, send: true };
+    pub(crate) const NONE: Self = Self {
+        receive: false,
+        send: false,
+    };
+    pub(crate) const BOTH: Self = Self {
+        receive: true,
+        send: true,
+    };
 
     pub(crate) const fn from_flags(flags: u32) -> Self {
-        Self { receive: flags & 1 != 0, send: flags & 2 != 0 }
+        Self {
+            receive: flags & 1 != 0,
+            send: flags & 2 != 0,
+        }
     }
 
     pub(crate) const fn to_flags(self) -> u32 {
@@ -105,7 +118,10 @@ impl Shutdown {
 
     /// Directions closed in either: a closed direction never opens again.
     pub(crate) const fn union(self, other: Self) -> Self {
-        Self { receive: self.receive || other.receive, send: self.send || other.send }
+        Self {
+            receive: self.receive || other.receive,
+            send: self.send || other.send,
+        }
     }
 }
 

@@ -53,14 +53,19 @@ mod linux {
 
     impl Epoll {
         pub(crate) fn new() -> io::Result<Self> {
-            Ok(Self { fd: epoll::create(epoll::CreateFlags::CLOEXEC)? })
+            Ok(Self {
+                fd: epoll::create(epoll::CreateFlags::CLOEXEC)?,
+            })
         }
 
         /// What has happened up to now, without waiting. At most a bounded number at a time; the
         /// file stays readable while there is more.
         pub(crate) fn events(&self) -> io::Result<Vec<(Token, Readiness)>> {
             let mut events = Vec::with_capacity(BATCH);
-            let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+            let now = rustix::event::Timespec {
+                tv_sec: 0,
+                tv_nsec: 0,
+            };
             let space = rustix::buffer::spare_capacity(&mut events);
             epoll::wait(&self.fd, space, Some(&now))?;
             Ok(events
@@ -81,8 +86,9 @@ mod linux {
         }
     }
 
-    const READ: epoll::EventFlags =
-        epoll::EventFlags::IN.union(epoll::EventFlags::RDHUP).union(epoll::EventFlags::ET);
+    const READ: epoll::EventFlags = epoll::EventFlags::IN
+        .union(epoll::EventFlags::RDHUP)
+        .union(epoll::EventFlags::ET);
 
     impl Poller for Epoll {
         fn add(&self, fd: BorrowedFd<'_>, token: Token) -> io::Result<()> {
@@ -91,7 +97,11 @@ mod linux {
         }
 
         fn watch_writes(&self, fd: BorrowedFd<'_>, token: Token, watch: bool) -> io::Result<()> {
-            let flags = if watch { READ.union(epoll::EventFlags::OUT) } else { READ };
+            let flags = if watch {
+                READ.union(epoll::EventFlags::OUT)
+            } else {
+                READ
+            };
             epoll::modify(&self.fd, fd, epoll::EventData::new_u64(token.0), flags)?;
             Ok(())
         }

@@ -170,7 +170,9 @@ impl<P: Poller> Device<P> {
             },
         };
         front.put_header(&header);
-        let len = u32::try_from(Header::LEN).unwrap_or(0).saturating_add(header.len);
+        let len = u32::try_from(Header::LEN)
+            .unwrap_or(0)
+            .saturating_add(header.len);
         Filled::Packet(len)
     }
 

@@ -4,7 +4,10 @@
 //! under our feet, so it must never be seen as a Rust slice: the system calls get raw pointers,
 //! which is why this module has unsafe code.
 
-#![expect(unsafe_code, reason = "sendmsg and recvmsg on guest memory, which may not be a slice")]
+#![expect(
+    unsafe_code,
+    reason = "sendmsg and recvmsg on guest memory, which may not be a slice"
+)]
 
 use super::chain::{MOST_PIECES, Pieces};
 use std::io;
@@ -94,7 +97,12 @@ impl HostSocket {
         // SAFETY: the descriptor is open while `self` lives, and pointer and length are those of
         // a live slice.
         let sent = unsafe {
-            libc::send(self.stream.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), FLAGS)
+            libc::send(
+                self.stream.as_raw_fd(),
+                bytes.as_ptr().cast(),
+                bytes.len(),
+                FLAGS,
+            )
         };
         moved(sent)
     }
@@ -111,7 +119,10 @@ impl AsFd for HostSocket {
     }
 }
 
-const EMPTY: libc::iovec = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
+const EMPTY: libc::iovec = libc::iovec {
+    iov_base: std::ptr::null_mut(),
+    iov_len: 0,
+};
 
 fn message(vectors: &mut [libc::iovec; MOST_PIECES], count: usize) -> libc::msghdr {
     // SAFETY: `msghdr` is a C structure of integers and pointers, for which all zeroes is the

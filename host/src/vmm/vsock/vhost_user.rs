@@ -73,7 +73,9 @@ impl VhostUserError {
     }
 
     fn library(error: impl ToString) -> Self {
-        Self::Library { message: error.to_string() }
+        Self::Library {
+            message: error.to_string(),
+        }
     }
 }
 
@@ -99,13 +101,20 @@ impl VhostUser {
             Device::new(guest, epoll).map_err(VhostUserError::system("create the vsock device"))?;
         let memory = Memory::new(GuestMemoryMmap::new());
         let backend = Arc::new(Backend {
-            state: Mutex::new(State { device, memory: memory.clone(), restarted: false }),
+            state: Mutex::new(State {
+                device,
+                memory: memory.clone(),
+                restarted: false,
+            }),
             stop: AtomicBool::new(false),
         });
         let daemon = VhostUserDaemon::new("vsock-control".into(), Arc::clone(&backend), memory)
             .map_err(VhostUserError::library)?;
         // From here on the worker runs: whatever fails, it is ended by `drop`.
-        let mut this = Self { backend, daemon: Some(daemon) };
+        let mut this = Self {
+            backend,
+            daemon: Some(daemon),
+        };
         let qemu = this.connect()?;
         Ok((this, door, qemu))
     }
@@ -135,8 +144,9 @@ impl Drop for VhostUser {
         self.backend.state().device.ring_bell();
         if let Some(mut daemon) = self.daemon.take() {
             daemon.request_shutdown();
-            // How the conversation with QEMU ended does not matter any more.
-            let _ = daemon.wait();
+            if let Err(error) = daemon.wait() {
+                tracing::debug!(%error, "vhost-user: the conversation with QEMU has ended");
+            }
         }
     }
 }
@@ -166,7 +176,9 @@ fn connected_listener() -> io::Result<(UnixListener, OwnedFd)> {
         client.set_nonblocking(false)?;
         return Ok((listener, client.into()));
     }
-    Err(io::Error::other("every address was taken by another process at once"))
+    Err(io::Error::other(
+        "every address was taken by another process at once",
+    ))
 }
 
 struct State {
@@ -213,7 +225,9 @@ impl State {
             self.device.reset();
         }
         let memory = self.memory.memory();
-        let served = self.device.serve(memory.deref(), rx.get_queue_mut(), tx.get_queue_mut());
+        let served = self
+            .device
+            .serve(memory.deref(), rx.get_queue_mut(), tx.get_queue_mut());
         if served.interrupt_rx {
             rx.signal_used_queue()?;
         }
