@@ -64,6 +64,10 @@ fn print_parts(image: &image::Image) {
     ];
     for (name, entry) in parts {
         let size = bytesize::ByteSize::b(entry.size);
-        println!("  {name:<10} {:>10}  sha256:{}", size.display().iec().to_string(), entry.sha256);
+        println!(
+            "  {name:<10} {:>10}  sha256:{}",
+            size.display().iec().to_string(),
+            entry.sha256
+        );
     }
 }

@@ -14,16 +14,10 @@ use std::os::unix::ffi::OsStringExt;
 pub(crate) struct Run {
     #[command(flatten)]
     options: Options,
-    /// The program: a name, an absolute path, or a path relative to the workspace
-    #[arg(required = true, value_name = "PROGRAM")]
-    program: OsString,
-    /// Its arguments
-    #[arg(
-        trailing_var_arg = true,
-        allow_hyphen_values = true,
-        value_name = "ARGS"
-    )]
-    args: Vec<OsString>,
+    /// The program (a name, an absolute path, or a path relative to the workspace) and its
+    /// arguments; every option of ringfence stands before it
+    #[arg(required = true, trailing_var_arg = true, value_names = ["PROGRAM", "ARGS"])]
+    command: Vec<OsString>,
 }
 
 #[derive(Debug, Args)]
@@ -40,11 +34,9 @@ pub(crate) struct Eval {
 
 impl Run {
     pub(crate) fn execute(self) -> anyhow::Result<Status> {
-        let command = self
-            .options
-            .sandbox()?
-            .command(self.program)
-            .args(self.args);
+        let mut words = self.command.into_iter();
+        let program = words.next().context("no program was given")?;
+        let command = self.options.sandbox()?.command(program).args(words);
         execute(&self.options, self.options.apply(command)?)
     }
 }
