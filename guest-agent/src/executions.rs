@@ -31,15 +31,21 @@ pub struct Closed;
 
 impl Default for Executions {
     fn default() -> Self {
-        Self {
-            slots: Arc::new(Semaphore::new(SLOTS)),
-            state: Mutex::default(),
-            running: watch::Sender::new(0),
-        }
+        Self::new(SLOTS)
     }
 }
 
 impl Executions {
+    /// At most `slots` at one time.
+    #[must_use]
+    pub fn new(slots: usize) -> Self {
+        Self {
+            slots: Arc::new(Semaphore::new(slots)),
+            state: Mutex::default(),
+            running: watch::Sender::new(0),
+        }
+    }
+
     /// Waits for a slot.
     ///
     /// # Errors
@@ -80,8 +86,13 @@ impl Executions {
                 killer.kill(Ended::Killed);
             }
         }
-        // The sender lives as long as `self`, so this cannot fail.
+        self.idle().await;
+    }
+
+    /// Returns when nothing runs.
+    pub async fn idle(&self) {
         let mut running = self.running.subscribe();
+        // The sender lives as long as `self`, so this cannot fail.
         let _all_ended = running.wait_for(|running| *running == 0).await;
     }
 
