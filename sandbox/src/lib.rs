@@ -19,17 +19,34 @@
 #![cfg(target_os = "linux")]
 #![warn(missing_docs)]
 
+mod cgroup;
+mod confine;
 mod error;
+mod host_directory;
+mod identity;
+mod init;
+mod namespaces;
 mod path;
+mod plan;
+mod prepare;
+mod probe;
+mod resolve;
+mod rlimits;
 mod running;
 mod seccomp;
+mod shim;
+mod spawn;
 mod spec;
 mod sys;
+mod view;
+mod wire;
 
 pub use error::{SpawnError, WaitError};
 pub use path::{PathError, WorkspacePath};
+pub use probe::probe;
 pub use ringfence_protocol::{
     Ended, Layer, LayerState, LayerStatus, Limits, Network, Report, Violation,
 };
-pub use running::{Finished, Killer, Running, probe, spawn};
+pub use running::{Finished, Killer, Running};
+pub use spawn::spawn;
 pub use spec::{Access, Content, Grant, InputFile, Namespaces, Spec, Stdin};

@@ -1,25 +1,16 @@
 //! An execution under way, and its end.
 
-use crate::{Ended, LayerState, Report, Spec, SpawnError, WaitError};
+#![expect(
+    unsafe_code,
+    reason = "receives a descriptor with a message, and waits by descriptor"
+)]
+
+use crate::wire::{Cause, Command, Event, RECORD, Summary};
+use crate::{Ended, Layer, LayerState, Limits, Report, Spec, Violation, WaitError};
 use std::io::{self, PipeReader, PipeWriter};
-use std::os::fd::OwnedFd;
-
-/// Starts an execution and returns once its `execve` succeeded.
-///
-/// # Errors
-/// [`SpawnError`] with the reason; nothing is left behind then.
-pub fn spawn(_spec: Spec) -> Result<Running, SpawnError> {
-    Err(SpawnError::Prepare {
-        step: "start the sandbox",
-        source: io::ErrorKind::Unsupported.into(),
-    })
-}
-
-/// What this machine can do: each layer, available or missing with the reason and how to get it.
-#[must_use]
-pub fn probe() -> Vec<LayerState> {
-    Vec::new()
-}
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
 
 /// An execution under way. Dropping it kills everything and cleans up.
 #[derive(Debug)]
@@ -30,41 +21,236 @@ pub struct Running {
     pub stdout: Option<PipeReader>,
     /// Standard error.
     pub stderr: Option<PipeReader>,
-    killer: Killer,
+    child: Child,
+    layers: Vec<LayerState>,
+    limits: Limits,
 }
 
+/// The caller's ends of the program's streams.
+type Streams = (Option<PipeWriter>, PipeReader, PipeReader);
+
 impl Running {
+    pub(crate) fn new(
+        child: Child,
+        streams: Streams,
+        layers: Vec<LayerState>,
+        spec: &Spec,
+    ) -> Self {
+        let (stdin, stdout, stderr) = streams;
+        let limits = spec.limits.clone();
+        Self {
+            stdin,
+            stdout: Some(stdout),
+            stderr: Some(stderr),
+            child,
+            layers,
+            limits,
+        }
+    }
+
     /// A handle that can end the execution from any thread.
     #[must_use]
     pub fn killer(&self) -> Killer {
-        self.killer.clone()
+        Killer {
+            control: Arc::clone(&self.child.control),
+        }
     }
 
-    /// Waits for the end. When it returns, everything is dead and cleaned up. The three streams
-    /// that are still in here are closed first.
+    /// Waits for the end. When it returns, everything is dead and cleaned up. The streams that are
+    /// still in here are closed first, so whoever wants the output takes them out and reads them
+    /// before or meanwhile.
     ///
     /// # Errors
     /// [`WaitError`] when there is no report; everything has been killed then.
-    pub fn wait(self) -> Result<Finished, WaitError> {
-        Err(WaitError::SupervisorLost { how: String::new() })
+    pub fn wait(mut self) -> Result<Finished, WaitError> {
+        (self.stdin, self.stdout, self.stderr) = (None, None, None);
+        match self.child.event() {
+            Some(Event::Ended(summary)) => {
+                let workspace = self.child.received.take();
+                let report = report(summary, &self.limits, std::mem::take(&mut self.layers));
+                // With a workspace on the host the supervisor stays until that is let go.
+                let keeper = workspace.is_some().then(|| Keeper {
+                    child: self.child.take(),
+                });
+                if keeper.is_none() {
+                    self.child.reap();
+                }
+                Ok(Finished {
+                    report,
+                    workspace,
+                    keeper,
+                })
+            }
+            _ => Err(WaitError::SupervisorLost {
+                how: self.child.reap(),
+            }),
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if self.child.process.is_some() {
+            self.killer().kill(Ended::Killed);
+            // Everything is dead and cleaned up when the supervisor has said so or is gone.
+            let _ = self.child.event();
+            self.child.let_go();
+        }
+    }
+}
+
+/// The supervisor process, from the caller's side.
+#[derive(Debug)]
+pub(crate) struct Child {
+    control: Arc<OwnedFd>,
+    /// The process's descriptor, until it is reaped.
+    process: Option<OwnedFd>,
+    /// A descriptor that came with a message.
+    received: Option<OwnedFd>,
+}
+
+/// Room for a control message with one descriptor.
+#[repr(C, align(8))]
+struct OneDescriptor([u8; 64]);
+
+impl Child {
+    pub(crate) fn new(control: OwnedFd, process: OwnedFd) -> Self {
+        Self {
+            control: Arc::new(control),
+            process: Some(process),
+            received: None,
+        }
+    }
+
+    /// The same child, of which nothing is left here.
+    fn take(&mut self) -> Self {
+        Self {
+            control: Arc::clone(&self.control),
+            process: self.process.take(),
+            received: self.received.take(),
+        }
+    }
+
+    /// The next message. `None`: the supervisor is gone, or speaks nonsense.
+    pub(crate) fn event(&mut self) -> Option<Event> {
+        let mut record = [0_u8; RECORD];
+        let mut rights = OneDescriptor([0; 64]);
+        // SAFETY: all-zero bytes are a valid message header.
+        let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+        let mut part = libc::iovec {
+            iov_base: record.as_mut_ptr().cast(),
+            iov_len: record.len(),
+        };
+        message.msg_iov = &raw mut part;
+        message.msg_iovlen = 1;
+        message.msg_control = (&raw mut rights).cast();
+        message.msg_controllen = size_of::<OneDescriptor>() as _;
+        let len = loop {
+            let flags = libc::MSG_CMSG_CLOEXEC;
+            // SAFETY: the message points to two buffers of the lengths it says, which outlive it.
+            let len = unsafe { libc::recvmsg(self.control.as_raw_fd(), &raw mut message, flags) };
+            match usize::try_from(len) {
+                Ok(len) => break len,
+                Err(_) if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return None,
+            }
+        };
+        // SAFETY: the message is as the kernel left it; the macro stays within its bounds.
+        let header = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
+        if !header.is_null() {
+            // SAFETY: the kernel wrote a whole header there, aligned.
+            let (level, kind) = unsafe { ((*header).cmsg_level, (*header).cmsg_type) };
+            if level == libc::SOL_SOCKET && kind == libc::SCM_RIGHTS {
+                // SAFETY: a message of rights carries at least one descriptor, now this process's.
+                let fd = unsafe { libc::CMSG_DATA(header).cast::<i32>().read_unaligned() };
+                // SAFETY: the descriptor is new and nobody else's.
+                self.received = Some(unsafe { OwnedFd::from_raw_fd(fd) });
+            }
+        }
+        Event::from_record(record.get(..len)?)
+    }
+
+    /// Waits until the supervisor has exited, and says how.
+    pub(crate) fn reap(&mut self) -> String {
+        let Some(process) = self.process.take() else {
+            return "was waited for before".into();
+        };
+        let id = process.as_raw_fd().cast_unsigned();
+        loop {
+            // SAFETY: all-zero bytes are a valid siginfo.
+            let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+            let options = libc::WEXITED | libc::__WALL;
+            // SAFETY: the call writes one siginfo, which outlives it.
+            if unsafe { libc::waitid(libc::P_PIDFD, id, &raw mut info, options) } == 0 {
+                // SAFETY: the kernel has filled in the fields of a child's end.
+                let status = unsafe { info.si_status() };
+                return match info.si_code {
+                    libc::CLD_EXITED => format!("exited with {status}"),
+                    _ => format!("was ended by signal {status}"),
+                };
+            }
+            let error = io::Error::last_os_error();
+            if error.kind() != io::ErrorKind::Interrupted {
+                return format!("cannot be waited for: {error}");
+            }
+        }
+    }
+
+    /// Lets a supervisor that keeps a workspace finish, and reaps it.
+    fn let_go(&mut self) {
+        // SAFETY: takes no pointers. Other handles of the socket see its end, too.
+        unsafe { libc::shutdown(self.control.as_raw_fd(), libc::SHUT_RDWR) };
+        self.reap();
     }
 }
 
 /// Ends an execution or sends it signals, from any thread, also while another one waits.
 #[derive(Debug, Clone)]
-pub struct Killer;
+pub struct Killer {
+    control: Arc<OwnedFd>,
+}
 
 impl Killer {
     /// Kills everything and gives the end this cause. The first cause wins; after the end this
     /// has no effect.
-    pub fn kill(&self, _cause: Ended) {}
+    pub fn kill(&self, cause: Ended) {
+        // It fails only when the supervisor is gone, and then there is nothing to kill.
+        let _ = self.send(Command::Kill(Cause::requested(cause)));
+    }
 
     /// Sends a signal to the program's first process.
     ///
     /// # Errors
     /// When the signal is not one, or the execution has ended.
-    pub fn signal(&self, _signal: i32) -> io::Result<()> {
-        Err(io::ErrorKind::Unsupported.into())
+    pub fn signal(&self, signal: i32) -> io::Result<()> {
+        if !(1..=64).contains(&signal) {
+            let text = format!("{signal} is no signal; Linux has 1 to 64");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
+        self.send(Command::Signal(signal))
+    }
+
+    fn send(&self, command: Command) -> io::Result<()> {
+        let record = command.to_record();
+        loop {
+            let control = self.control.as_raw_fd();
+            // SAFETY: the call reads the record, which outlives it.
+            let sent = unsafe {
+                libc::send(
+                    control,
+                    record.as_ptr().cast(),
+                    record.len(),
+                    libc::MSG_NOSIGNAL,
+                )
+            };
+            if sent >= 0 {
+                return Ok(());
+            }
+            let error = io::Error::last_os_error();
+            if error.kind() != io::ErrorKind::Interrupted {
+                return Err(error);
+            }
+        }
     }
 }
 
@@ -73,7 +259,143 @@ impl Killer {
 pub struct Finished {
     /// What happened, what it cost, and what confined it.
     pub report: Report,
-    /// The workspace, when [`Spec::collect`] asked for it: an `O_PATH` directory descriptor. The
-    /// workspace goes when this is closed.
+    /// The workspace, when [`Spec::collect`] asked for it: an `O_PATH` directory descriptor, good
+    /// as long as this `Finished` lives. Whatever the program left there is hostile: follow no link
+    /// and trust no size.
     pub workspace: Option<OwnedFd>,
+    /// Removes the workspace when it is dropped.
+    #[expect(dead_code, reason = "held for its drop")]
+    keeper: Option<Keeper>,
+}
+
+/// Keeps the supervisor from removing the workspace.
+#[derive(Debug)]
+struct Keeper {
+    child: Child,
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.child.let_go();
+    }
+}
+
+fn report(summary: Summary, limits: &Limits, layers: Vec<LayerState>) -> Report {
+    let (ended, violation) = ended(summary, limits);
+    Report {
+        ended,
+        wall: Duration::from_nanos(summary.wall_nanos),
+        cpu: Duration::from_nanos(summary.cpu_nanos),
+        peak_memory: summary.peak_bytes,
+        layers,
+        violations: violation.into_iter().collect(),
+    }
+}
+
+/// Names the end, and what was violated, as far as the wait status tells.
+fn ended(summary: Summary, limits: &Limits) -> (Ended, Option<Violation>) {
+    let violation = |layer, operation: &str, target: Option<String>| {
+        Some(Violation {
+            layer,
+            operation: operation.into(),
+            target,
+        })
+    };
+    match summary.cause {
+        Cause::TimedOut => return (Ended::TimedOut, None),
+        Cause::CpuExceeded => return (Ended::CpuExceeded, None),
+        Cause::MemoryExceeded => return (Ended::MemoryExceeded, None),
+        Cause::OutputExceeded => return (Ended::OutputExceeded, None),
+        Cause::Killed => return (Ended::Killed, None),
+        Cause::NoProcesses => {
+            let target = Some("a limit of 0 leaves none for the program itself".into());
+            return (
+                Ended::Killed,
+                violation(Layer::Rlimits, "processes", target),
+            );
+        }
+        Cause::Leader if summary.oom_kills > 0 => return (Ended::MemoryExceeded, None),
+        Cause::Leader => {}
+    }
+    let status = summary.status;
+    if !libc::WIFSIGNALED(status) {
+        let code = u8::try_from(libc::WEXITSTATUS(status)).unwrap_or(u8::MAX);
+        return (Ended::Exited { code }, None);
+    }
+    let number = libc::WTERMSIG(status);
+    let signaled = Ended::Signaled {
+        signal: u8::try_from(number).unwrap_or(u8::MAX),
+    };
+    let cpu = Duration::from_nanos(summary.cpu_nanos);
+    match number {
+        libc::SIGXCPU if limits.cpu.is_some() => (Ended::CpuExceeded, None),
+        libc::SIGKILL if limits.cpu.is_some_and(|limit| cpu >= limit) => (Ended::CpuExceeded, None),
+        libc::SIGSYS => {
+            let operation = "a system call of a foreign architecture or kind";
+            (Ended::Killed, violation(Layer::Seccomp, operation, None))
+        }
+        libc::SIGXFSZ => (signaled, violation(Layer::Rlimits, "file size", None)),
+        _ => (signaled, None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(change: impl FnOnce(&mut Summary), limits: &Limits, expected: Ended) {
+        let mut summary = Summary {
+            cause: Cause::Leader,
+            status: 0,
+            wall_nanos: 5,
+            cpu_nanos: 5,
+            peak_bytes: 5,
+            oom_kills: 0,
+        };
+        change(&mut summary);
+        assert_eq!(ended(summary, limits).0, expected);
+    }
+
+    #[test]
+    fn the_end_is_named() {
+        let limits = Limits::default();
+        check(|_| {}, &limits, Ended::Exited { code: 0 });
+        check(
+            |summary| summary.status = 3 << 8,
+            &limits,
+            Ended::Exited { code: 3 },
+        );
+        check(
+            |summary| summary.status = 9,
+            &limits,
+            Ended::Signaled { signal: 9 },
+        );
+        check(
+            |summary| summary.status = libc::SIGSYS,
+            &limits,
+            Ended::Killed,
+        );
+        check(
+            |summary| summary.oom_kills = 1,
+            &limits,
+            Ended::MemoryExceeded,
+        );
+        check(
+            |summary| summary.cause = Cause::TimedOut,
+            &limits,
+            Ended::TimedOut,
+        );
+        let signal = Ended::Signaled { signal: 24 };
+        check(|summary| summary.status = libc::SIGXCPU, &limits, signal);
+        let limits = Limits {
+            cpu: Some(Duration::from_nanos(5)),
+            ..limits
+        };
+        check(
+            |summary| summary.status = libc::SIGXCPU,
+            &limits,
+            Ended::CpuExceeded,
+        );
+        check(|summary| summary.status = 9, &limits, Ended::CpuExceeded);
+    }
 }

@@ -96,13 +96,18 @@ pub(crate) unsafe fn call<const N: usize>(number: libc::c_long, args: [usize; N]
     let result = unsafe { raw(number, all) };
     match usize::try_from(result) {
         Ok(value) => Ok(value),
-        Err(_) => Err(Errno(i32::try_from(result.unsigned_abs()).unwrap_or(i32::MAX))),
+        Err(_) => Err(Errno(
+            i32::try_from(result.unsigned_abs()).unwrap_or(i32::MAX),
+        )),
     }
 }
 
 /// A signed argument as the register holds it.
 #[inline(always)]
-#[expect(clippy::cast_sign_loss, reason = "the kernel takes the register's bits as signed again")]
+#[expect(
+    clippy::cast_sign_loss,
+    reason = "the kernel takes the register's bits as signed again"
+)]
 pub(crate) const fn signed(value: i32) -> usize {
     value as isize as usize
 }
@@ -150,7 +155,12 @@ pub(crate) fn openat(dir: RawFd, path: &CStr, flags: i32, mode: u32) -> Sys<RawF
     let flags = flags | libc::O_CLOEXEC;
     // SAFETY: `path` ends with NUL and outlives the call.
     retry(|| unsafe {
-        let args = [signed(dir), path.as_ptr() as usize, signed(flags), mode as usize];
+        let args = [
+            signed(dir),
+            path.as_ptr() as usize,
+            signed(flags),
+            mode as usize,
+        ];
         call(libc::SYS_openat, args)
     })
     .map(int)
@@ -158,38 +168,57 @@ pub(crate) fn openat(dir: RawFd, path: &CStr, flags: i32, mode: u32) -> Sys<RawF
 
 pub(crate) fn mkdirat(dir: RawFd, path: &CStr, mode: u32) -> Sys<()> {
     // SAFETY: `path` ends with NUL and outlives the call.
-    unsafe { call(libc::SYS_mkdirat, [signed(dir), path.as_ptr() as usize, mode as usize]) }
-        .map(drop)
+    unsafe {
+        call(
+            libc::SYS_mkdirat,
+            [signed(dir), path.as_ptr() as usize, mode as usize],
+        )
+    }
+    .map(drop)
 }
 
 pub(crate) fn symlinkat(target: &CStr, dir: RawFd, path: &CStr) -> Sys<()> {
-    let args = [target.as_ptr() as usize, signed(dir), path.as_ptr() as usize];
+    let args = [
+        target.as_ptr() as usize,
+        signed(dir),
+        path.as_ptr() as usize,
+    ];
     // SAFETY: both strings end with NUL and outlive the call.
     unsafe { call(libc::SYS_symlinkat, args) }.map(drop)
 }
 
 pub(crate) fn unlinkat(dir: RawFd, path: &CStr, flags: i32) -> Sys<()> {
     // SAFETY: `path` ends with NUL and outlives the call.
-    unsafe { call(libc::SYS_unlinkat, [signed(dir), path.as_ptr() as usize, signed(flags)]) }
-        .map(drop)
+    unsafe {
+        call(
+            libc::SYS_unlinkat,
+            [signed(dir), path.as_ptr() as usize, signed(flags)],
+        )
+    }
+    .map(drop)
 }
 
 pub(crate) fn fchownat(dir: RawFd, path: &CStr, uid: u32, gid: u32, flags: i32) -> Sys<()> {
-    let args =
-        [signed(dir), path.as_ptr() as usize, uid as usize, gid as usize, signed(flags)];
+    let args = [
+        signed(dir),
+        path.as_ptr() as usize,
+        uid as usize,
+        gid as usize,
+        signed(flags),
+    ];
     // SAFETY: `path` ends with NUL and outlives the call.
     unsafe { call(libc::SYS_fchownat, args) }.map(drop)
 }
 
-pub(crate) fn fchmod(fd: RawFd, mode: u32) -> Sys<()> {
-    // SAFETY: takes no pointers.
-    unsafe { call(libc::SYS_fchmod, [signed(fd), mode as usize]) }.map(drop)
-}
-
 pub(crate) fn fchmodat(dir: RawFd, path: &CStr, mode: u32) -> Sys<()> {
     // SAFETY: `path` ends with NUL and outlives the call.
-    unsafe { call(libc::SYS_fchmodat, [signed(dir), path.as_ptr() as usize, mode as usize]) }
-        .map(drop)
+    unsafe {
+        call(
+            libc::SYS_fchmodat,
+            [signed(dir), path.as_ptr() as usize, mode as usize],
+        )
+    }
+    .map(drop)
 }
 
 pub(crate) fn read(fd: RawFd, buffer: &mut [u8]) -> Sys<usize> {
@@ -208,7 +237,10 @@ pub(crate) fn write(fd: RawFd, bytes: &[u8]) -> Sys<usize> {
 pub(crate) fn write_all(fd: RawFd, mut bytes: &[u8]) -> Sys<()> {
     while !bytes.is_empty() {
         let written = write(fd, bytes)?;
-        bytes = bytes.get(written..).filter(|_| written > 0).ok_or(Errno(libc::EIO))?;
+        bytes = bytes
+            .get(written..)
+            .filter(|_| written > 0)
+            .ok_or(Errno(libc::EIO))?;
     }
     Ok(())
 }
@@ -295,9 +327,17 @@ pub(crate) fn reap(options: i32) -> Sys<Option<(i32, i32)>> {
 
 /// Nanoseconds of a clock.
 pub(crate) fn clock(id: i32) -> Sys<u64> {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
     // SAFETY: the kernel writes one timespec, to `time`, which outlives the call.
-    unsafe { call(libc::SYS_clock_gettime, [signed(id), &raw mut time as usize]) }?;
+    unsafe {
+        call(
+            libc::SYS_clock_gettime,
+            [signed(id), &raw mut time as usize],
+        )
+    }?;
     let (seconds, nanos) = (time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs());
     Ok(seconds.saturating_mul(1_000_000_000).saturating_add(nanos))
 }
@@ -308,7 +348,9 @@ pub(crate) fn poll(fds: &mut [libc::pollfd], timeout: Option<u64>) -> Sys<usize>
         tv_sec: i64::try_from(nanos / 1_000_000_000).unwrap_or(i64::MAX),
         tv_nsec: i64::try_from(nanos % 1_000_000_000).unwrap_or(0),
     });
-    let at = time.as_ref().map_or(0, |time| std::ptr::from_ref(time) as usize);
+    let at = time
+        .as_ref()
+        .map_or(0, |time| std::ptr::from_ref(time) as usize);
     let (start, len) = (fds.as_mut_ptr() as usize, fds.len());
     // SAFETY: the kernel reads and writes `len` entries of the borrowed slice and reads the time,
     // which outlives the call.
@@ -323,10 +365,15 @@ pub(crate) fn usage(who: i32) -> Sys<(u64, u64)> {
     unsafe { call(libc::SYS_getrusage, [signed(who), &raw mut usage as usize]) }?;
     let nanos = |time: libc::timeval| {
         let micros = time.tv_sec.unsigned_abs().saturating_mul(1_000_000);
-        micros.saturating_add(time.tv_usec.unsigned_abs()).saturating_mul(1000)
+        micros
+            .saturating_add(time.tv_usec.unsigned_abs())
+            .saturating_mul(1000)
     };
     let peak = usage.ru_maxrss.unsigned_abs().saturating_mul(1024);
-    Ok((peak, nanos(usage.ru_utime).saturating_add(nanos(usage.ru_stime))))
+    Ok((
+        peak,
+        nanos(usage.ru_utime).saturating_add(nanos(usage.ru_stime)),
+    ))
 }
 
 /// The arguments of `clone3`, as of Linux 5.7.
@@ -377,7 +424,10 @@ mod tests {
 
     #[test]
     fn errors_are_values() {
-        assert_eq!(openat(libc::AT_FDCWD, c"/does/not/exist", 0, 0), Err(Errno(libc::ENOENT)));
+        assert_eq!(
+            openat(libc::AT_FDCWD, c"/does/not/exist", 0, 0),
+            Err(Errno(libc::ENOENT))
+        );
         assert!(i64::from(getpid()) == i64::from(std::process::id()));
     }
 

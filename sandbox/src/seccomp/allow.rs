@@ -384,10 +384,15 @@ pub(crate) const ARCH_GROUPS: &[Group] = &[
             335, // uretprobe
         ],
     },
-    Group { reason: "asynchronous I/O of the older kind", calls: &[333 /* io_pgetevents */] },
+    Group {
+        reason: "asynchronous I/O of the older kind",
+        calls: &[333 /* io_pgetevents */],
+    },
 ];
 
 /// Only on this architecture.
 #[cfg(target_arch = "aarch64")]
-pub(crate) const ARCH_GROUPS: &[Group] =
-    &[Group { reason: "older forms, and io_pgetevents", calls: &[libc::SYS_renameat, 292] }];
+pub(crate) const ARCH_GROUPS: &[Group] = &[Group {
+    reason: "older forms, and io_pgetevents",
+    calls: &[libc::SYS_renameat, 292],
+}];

@@ -152,31 +152,119 @@ pub(crate) const WITHOUT_SOCKET_SCOPE: &[Rule] = &[Rule {
 
 /// Denied where no IPC namespace separates these objects from the host's.
 pub(crate) const WITHOUT_IPC_NAMESPACE: &[Rule] = &[
-    Rule { reason: "shared memory of the host", call: libc::SYS_shmget, when: &[] },
-    Rule { reason: "shared memory of the host", call: libc::SYS_shmat, when: &[] },
-    Rule { reason: "shared memory of the host", call: libc::SYS_shmctl, when: &[] },
-    Rule { reason: "semaphores of the host", call: libc::SYS_semget, when: &[] },
-    Rule { reason: "semaphores of the host", call: libc::SYS_semop, when: &[] },
-    Rule { reason: "semaphores of the host", call: libc::SYS_semtimedop, when: &[] },
-    Rule { reason: "semaphores of the host", call: libc::SYS_semctl, when: &[] },
-    Rule { reason: "message queues of the host", call: libc::SYS_msgget, when: &[] },
-    Rule { reason: "message queues of the host", call: libc::SYS_msgsnd, when: &[] },
-    Rule { reason: "message queues of the host", call: libc::SYS_msgrcv, when: &[] },
-    Rule { reason: "message queues of the host", call: libc::SYS_msgctl, when: &[] },
-    Rule { reason: "message queues of the host", call: libc::SYS_mq_open, when: &[] },
-    Rule { reason: "message queues of the host", call: libc::SYS_mq_unlink, when: &[] },
+    Rule {
+        reason: "shared memory of the host",
+        call: libc::SYS_shmget,
+        when: &[],
+    },
+    Rule {
+        reason: "shared memory of the host",
+        call: libc::SYS_shmat,
+        when: &[],
+    },
+    Rule {
+        reason: "shared memory of the host",
+        call: libc::SYS_shmctl,
+        when: &[],
+    },
+    Rule {
+        reason: "semaphores of the host",
+        call: libc::SYS_semget,
+        when: &[],
+    },
+    Rule {
+        reason: "semaphores of the host",
+        call: libc::SYS_semop,
+        when: &[],
+    },
+    Rule {
+        reason: "semaphores of the host",
+        call: libc::SYS_semtimedop,
+        when: &[],
+    },
+    Rule {
+        reason: "semaphores of the host",
+        call: libc::SYS_semctl,
+        when: &[],
+    },
+    Rule {
+        reason: "message queues of the host",
+        call: libc::SYS_msgget,
+        when: &[],
+    },
+    Rule {
+        reason: "message queues of the host",
+        call: libc::SYS_msgsnd,
+        when: &[],
+    },
+    Rule {
+        reason: "message queues of the host",
+        call: libc::SYS_msgrcv,
+        when: &[],
+    },
+    Rule {
+        reason: "message queues of the host",
+        call: libc::SYS_msgctl,
+        when: &[],
+    },
+    Rule {
+        reason: "message queues of the host",
+        call: libc::SYS_mq_open,
+        when: &[],
+    },
+    Rule {
+        reason: "message queues of the host",
+        call: libc::SYS_mq_unlink,
+        when: &[],
+    },
 ];
 
 /// Denied where the process numbers are the host's: these reach other processes of the same user.
 /// Zero means the caller itself.
 pub(crate) const WITHOUT_PID_NAMESPACE: &[Rule] = &[
-    Rule { reason: "limits of others", call: libc::SYS_prlimit64, when: &[IsNot(0, 0)] },
-    Rule { reason: "processors of others", call: libc::SYS_sched_setaffinity, when: &[IsNot(0, 0)] },
-    Rule { reason: "scheduling of others", call: libc::SYS_sched_setparam, when: &[IsNot(0, 0)] },
-    Rule { reason: "scheduling of others", call: libc::SYS_sched_setscheduler, when: &[IsNot(0, 0)] },
-    Rule { reason: "scheduling of others", call: libc::SYS_sched_setattr, when: &[IsNot(0, 0)] },
-    Rule { reason: "priority of others", call: libc::SYS_setpriority, when: &[IsNot(1, 0)] },
-    Rule { reason: "priority of the user", call: libc::SYS_setpriority, when: &[IsNot(0, 0)] },
-    Rule { reason: "priority of others", call: libc::SYS_ioprio_set, when: &[IsNot(1, 0)] },
-    Rule { reason: "memory of others", call: libc::SYS_process_mrelease, when: &[] },
+    Rule {
+        reason: "limits of others",
+        call: libc::SYS_prlimit64,
+        when: &[IsNot(0, 0)],
+    },
+    Rule {
+        reason: "processors of others",
+        call: libc::SYS_sched_setaffinity,
+        when: &[IsNot(0, 0)],
+    },
+    Rule {
+        reason: "scheduling of others",
+        call: libc::SYS_sched_setparam,
+        when: &[IsNot(0, 0)],
+    },
+    Rule {
+        reason: "scheduling of others",
+        call: libc::SYS_sched_setscheduler,
+        when: &[IsNot(0, 0)],
+    },
+    Rule {
+        reason: "scheduling of others",
+        call: libc::SYS_sched_setattr,
+        when: &[IsNot(0, 0)],
+    },
+    Rule {
+        reason: "priority of others",
+        call: libc::SYS_setpriority,
+        when: &[IsNot(1, 0)],
+    },
+    Rule {
+        reason: "priority of the user",
+        call: libc::SYS_setpriority,
+        when: &[IsNot(0, 0)],
+    },
+    Rule {
+        reason: "priority of others",
+        call: libc::SYS_ioprio_set,
+        when: &[IsNot(1, 0)],
+    },
+    Rule {
+        reason: "memory of others",
+        call: libc::SYS_process_mrelease,
+        when: &[],
+    },
 ];

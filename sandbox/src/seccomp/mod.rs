@@ -77,8 +77,12 @@ pub(crate) fn filters(separated: Separated) -> Result<&'static Filters, FilterEr
     static COMPILED: [OnceLock<Result<Filters, FilterError>>; 8] = [const { OnceLock::new() }; 8];
     let Separated { sockets, ipc, pids } = separated;
     let index = usize::from(sockets) | usize::from(ipc) << 1 | usize::from(pids) << 2;
-    let cell = COMPILED.get(index).ok_or_else(|| FilterError("no such variant".into()))?;
-    cell.get_or_init(|| compile(separated)).as_ref().map_err(Clone::clone)
+    let cell = COMPILED
+        .get(index)
+        .ok_or_else(|| FilterError("no such variant".into()))?;
+    cell.get_or_init(|| compile(separated))
+        .as_ref()
+        .map_err(Clone::clone)
 }
 
 fn compile(separated: Separated) -> Result<Filters, FilterError> {
@@ -88,7 +92,11 @@ fn compile(separated: Separated) -> Result<Filters, FilterError> {
         .flat_map(|group| group.calls)
         .map(|call| (*call, Vec::new()))
         .collect();
-    let allow = program(allow, SeccompAction::Errno(errno(libc::ENOSYS)), SeccompAction::Allow)?;
+    let allow = program(
+        allow,
+        SeccompAction::Errno(errno(libc::ENOSYS)),
+        SeccompAction::Allow,
+    )?;
 
     let mut lists = vec![deny::RULES];
     if !separated.sockets {
@@ -101,8 +109,11 @@ fn compile(separated: Separated) -> Result<Filters, FilterError> {
         lists.push(deny::WITHOUT_PID_NAMESPACE);
     }
     let always = |call: &i64| (*call, Vec::new());
-    let mut denied: BTreeMap<i64, Vec<SeccompRule>> =
-        deny::GROUPS.iter().flat_map(|group| group.calls).map(always).collect();
+    let mut denied: BTreeMap<i64, Vec<SeccompRule>> = deny::GROUPS
+        .iter()
+        .flat_map(|group| group.calls)
+        .map(always)
+        .collect();
     for rule in lists.iter().copied().flatten() {
         let chain = denied.entry(rule.call).or_default();
         // An empty chain means "always"; so does a rule without conditions.
@@ -112,8 +123,14 @@ fn compile(separated: Separated) -> Result<Filters, FilterError> {
             chain.extend(rules(rule.when)?);
         }
     }
-    let deny = program(denied, SeccompAction::Allow, SeccompAction::Errno(errno(libc::EPERM)))?;
-    Ok(Filters { programs: [allow, deny] })
+    let deny = program(
+        denied,
+        SeccompAction::Allow,
+        SeccompAction::Errno(errno(libc::EPERM)),
+    )?;
+    Ok(Filters {
+        programs: [allow, deny],
+    })
 }
 
 fn errno(number: i32) -> u32 {
@@ -126,15 +143,32 @@ fn rules(when: &[Condition]) -> Result<Vec<SeccompRule>, FilterError> {
     for condition in when {
         let choices: Vec<SeccompCondition> = match *condition {
             Condition::Is(arg, value) => {
-                vec![one(arg, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, u64::from(value))?]
+                vec![one(
+                    arg,
+                    SeccompCmpArgLen::Dword,
+                    SeccompCmpOp::Eq,
+                    u64::from(value),
+                )?]
             }
             Condition::IsNot(arg, value) => {
-                vec![one(arg, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, u64::from(value))?]
+                vec![one(
+                    arg,
+                    SeccompCmpArgLen::Dword,
+                    SeccompCmpOp::Ne,
+                    u64::from(value),
+                )?]
             }
             Condition::Has(arg, bits) => (0..u64::BITS)
                 .map(|shift| 1_u64 << shift)
                 .filter(|bit| bits & bit != 0)
-                .map(|bit| one(arg, SeccompCmpArgLen::Qword, SeccompCmpOp::MaskedEq(bit), bit))
+                .map(|bit| {
+                    one(
+                        arg,
+                        SeccompCmpArgLen::Qword,
+                        SeccompCmpOp::MaskedEq(bit),
+                        bit,
+                    )
+                })
                 .collect::<Result<_, _>>()?,
         };
         sets = sets
@@ -184,8 +218,11 @@ mod tests {
     #[test]
     fn all_variants_compile_within_the_kernel_s_bound() {
         for bits in 0..8 {
-            let separated =
-                Separated { sockets: bits & 1 != 0, ipc: bits & 2 != 0, pids: bits & 4 != 0 };
+            let separated = Separated {
+                sockets: bits & 1 != 0,
+                ipc: bits & 2 != 0,
+                pids: bits & 4 != 0,
+            };
             for program in &filters(separated).unwrap().programs {
                 assert!(program.len() < 4096, "{} instructions", program.len());
             }
@@ -199,11 +236,18 @@ mod tests {
         for group in allowed.chain(deny::GROUPS) {
             assert!(!group.reason.is_empty());
             for call in group.calls {
-                assert!(seen.insert(*call), "system call {call} in {:?}", group.reason);
+                assert!(
+                    seen.insert(*call),
+                    "system call {call} in {:?}",
+                    group.reason
+                );
             }
         }
-        let lists =
-            [deny::WITHOUT_SOCKET_SCOPE, deny::WITHOUT_IPC_NAMESPACE, deny::WITHOUT_PID_NAMESPACE];
+        let lists = [
+            deny::WITHOUT_SOCKET_SCOPE,
+            deny::WITHOUT_IPC_NAMESPACE,
+            deny::WITHOUT_PID_NAMESPACE,
+        ];
         for rule in deny::RULES.iter().chain(lists.into_iter().flatten()) {
             assert!(seen.contains(&rule.call), "{}: {}", rule.call, rule.reason);
         }

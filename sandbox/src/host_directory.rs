@@ -1,0 +1,104 @@
+//! The private directory on the host, where there is no mount namespace.
+//!
+//! All of a user's sandboxes have a directory below one of the system's temporary directory. Each
+//! is locked (`flock`) as long as its supervisor or its caller lives; one that can be locked was
+//! left behind by a machine that lost both, and the next sandbox removes it.
+
+use crate::init::remove_tree;
+use crate::plan::HostDirectory;
+use std::ffi::CString;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Once;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Makes and locks a directory. Others may pass through it where the sandbox has a user of its own.
+pub(crate) fn create(uid: u32) -> io::Result<(PathBuf, HostDirectory)> {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    static SWEPT: Once = Once::new();
+    let parent = std::env::temp_dir()
+        .canonicalize()?
+        .join(format!("ringfence-{uid}"));
+    let mode = if uid == 0 { 0o711 } else { 0o700 };
+    match DirBuilder::new().mode(mode).create(&parent) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    let opened = open(&parent)?;
+    let metadata = opened.metadata()?;
+    // Somebody else could have made it first.
+    if metadata.uid() != uid || metadata.mode() & 0o022 != 0 {
+        let text = format!("{parent:?} belongs to somebody else, or others can write to it");
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
+    }
+    SWEPT.call_once(|| sweep(&parent, &opened));
+    loop {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{}-{number}", std::process::id());
+        let path = parent.join(&name);
+        match DirBuilder::new().mode(mode).create(&path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+            result => result?,
+        }
+        let directory = match open(&path) {
+            // Swept before it was locked.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            result => result?,
+        };
+        if directory.try_lock().is_err() || directory.metadata()?.nlink() == 0 {
+            continue;
+        }
+        let name = CString::new(name).map_err(|_nul| io::ErrorKind::InvalidInput)?;
+        let host = HostDirectory {
+            parent: opened.into(),
+            directory: directory.into(),
+            name,
+        };
+        return Ok((path, host));
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW)
+        .open(path)
+}
+
+/// Removes what nobody holds any more.
+fn sweep(parent: &Path, opened: &File) {
+    let Ok(entries) = fs::read_dir(parent) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let name = CString::new(entry.file_name().as_bytes());
+        if let (Ok(directory), Ok(name)) = (open(&entry.path()), name)
+            && directory.try_lock().is_ok()
+        {
+            remove_tree(opened.as_raw_fd(), directory.as_raw_fd(), &name);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_nobody_holds_is_swept() {
+        let parent = tempfile::tempdir().unwrap();
+        let (held, left) = (parent.path().join("1-0"), parent.path().join("1-1"));
+        for directory in [&held, &left] {
+            fs::create_dir_all(directory.join("workspace/deep")).unwrap();
+        }
+        let holder = open(&held).unwrap();
+        holder.try_lock().unwrap();
+        sweep(parent.path(), &open(parent.path()).unwrap());
+        assert!(held.join("workspace/deep").exists());
+        assert!(!left.exists());
+    }
+}

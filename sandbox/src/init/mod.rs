@@ -1,0 +1,296 @@
+//! The processes between `clone` and `execve`: the supervisor, called init because it is process 1
+//! of the sandbox's process namespace where there is one, and the program before it executes.
+//!
+//! # Rules of this module
+//! It runs in a copy of a process whose other threads vanished in the middle of whatever they did.
+//! So: raw system calls only ([`crate::sys`]), no allocation, no lock, no panic, nothing dropped
+//! that would free memory. Everything needed is in the [`Plan`].
+//!
+//! # Who is trusted
+//! The supervisor trusts the plan and the caller's commands. What it learns of the program is wait
+//! statuses and numbers that the kernel counts.
+//!
+//! # Life
+//! ```text
+//! set up ──> start the program ──> wait ──> kill everything ──> clean up ──> report ──> exit
+//!    └──────────────┴── failure: report the step ──> clean up ──> exit
+//! ```
+//! Waiting ends when the program's first process ends, a limit is hit, the caller says so, or the
+//! caller is gone.
+
+mod files;
+mod program;
+mod remove;
+mod root;
+mod supervise;
+mod sweep;
+
+use crate::plan::{Identity, Plan};
+use crate::sys::{self, Errno};
+use crate::wire::{Event, Failure, Record, Step};
+use std::os::fd::{AsRawFd, RawFd};
+
+pub(crate) use remove::remove_tree;
+
+/// The outcome of a step.
+type Done<T = ()> = Result<T, Failure>;
+
+/// Turns an error number into the failure of a step.
+fn at(step: Step) -> impl Fn(Errno) -> Failure {
+    item(step, 0)
+}
+
+/// The same for one item of a list.
+fn item(step: Step, index: usize) -> impl Fn(Errno) -> Failure {
+    let item = u32::try_from(index).unwrap_or(u32::MAX);
+    move |errno| Failure {
+        step,
+        item,
+        errno: errno.0,
+    }
+}
+
+/// The user and group of the program, as numbers inside the sandbox.
+#[derive(Debug, Clone, Copy)]
+struct User {
+    uid: u32,
+    gid: u32,
+}
+
+/// The descriptors that are not the sandbox's, as ranges to be closed. Made by the caller.
+pub(crate) type Gaps = [(u32, u32)];
+
+/// The supervisor. Never returns.
+pub(crate) fn run(plan: &Plan<'_>, gaps: &Gaps) -> ! {
+    let control = plan.fds.control;
+    match set_up(plan, gaps) {
+        Ok(ready) => supervise::run(plan, &ready),
+        Err(failure) => {
+            clean_up(plan);
+            let _ = send(control, &Event::Failed(failure).to_record(), None);
+            sys::exit(1)
+        }
+    }
+}
+
+/// What the set-up leaves for what follows.
+#[derive(Debug, Clone, Copy)]
+struct Ready {
+    user: User,
+    /// The workspace, `O_PATH`.
+    workspace: RawFd,
+}
+
+fn set_up(plan: &Plan<'_>, gaps: &Gaps) -> Done<Ready> {
+    for (first, last) in gaps {
+        sys::close_range(*first, *last).map_err(at(Step::CloseFiles))?;
+    }
+    let null = plan.fds.null;
+    for stream in 0..=2 {
+        sys::dup3(null, stream, libc::O_CLOEXEC).map_err(at(Step::CloseFiles))?;
+    }
+    sys::setsid().map_err(at(Step::Session))?;
+    let _ = sys::prctl(
+        libc::PR_SET_NAME,
+        [c"ringfence-init".as_ptr() as usize, 0, 0, 0],
+    );
+    umask(0);
+    let user = identity(plan)?;
+    own_streams(plan, user).map_err(at(Step::Streams))?;
+    if !plan.has_namespace(libc::CLONE_NEWPID) {
+        let on = [1, 0, 0, 0];
+        sys::prctl(libc::PR_SET_CHILD_SUBREAPER, on).map_err(at(Step::Session))?;
+    }
+    if plan.has_namespace(libc::CLONE_NEWUTS) {
+        set_hostname().map_err(at(Step::Hostname))?;
+    }
+    if let Some(root) = &plan.root {
+        root::build(root, user)?;
+    }
+    let workspace = files::workspace(plan, user)?;
+    for (index, file) in plan.files.iter().enumerate() {
+        files::write(workspace, file, user).map_err(item(Step::InputFile, index))?;
+    }
+    landlock_rules(plan)?;
+    // From here on nobody of the same user can look into this process, which is a copy of the
+    // caller's memory.
+    let _ = sys::prctl(libc::PR_SET_DUMPABLE, [0; 4]);
+    Ok(Ready { user, workspace })
+}
+
+/// Gives the pipes to the program's user, so that it can open them again as `/dev/stdout`.
+fn own_streams(plan: &Plan<'_>, user: User) -> sys::Sys<()> {
+    if !matches!(plan.identity, Identity::Own { .. }) {
+        return Ok(());
+    }
+    let stdin = plan.stdin_piped.then_some(plan.fds.stdin);
+    for stream in [plan.fds.stdout, plan.fds.stderr].into_iter().chain(stdin) {
+        let args = [sys::signed(stream), user.uid as usize, user.gid as usize];
+        #[expect(unsafe_code, reason = "a system call")]
+        // SAFETY: takes no pointers.
+        unsafe { sys::call(libc::SYS_fchown, args) }?;
+    }
+    Ok(())
+}
+
+fn umask(mask: usize) {
+    #[expect(unsafe_code, reason = "a system call")]
+    // SAFETY: takes no pointers.
+    let _ = unsafe { sys::call(libc::SYS_umask, [mask]) };
+}
+
+fn set_hostname() -> sys::Sys<()> {
+    let name = b"sandbox";
+    #[expect(unsafe_code, reason = "a system call")]
+    // SAFETY: the kernel reads `len` bytes of a constant.
+    unsafe { sys::call(libc::SYS_sethostname, [name.as_ptr() as usize, name.len()]) }.map(drop)
+}
+
+fn identity(plan: &Plan<'_>) -> Done<User> {
+    match &plan.identity {
+        Identity::Same { uid, gid } => Ok(User {
+            uid: *uid,
+            gid: *gid,
+        }),
+        Identity::Mapped {
+            uid,
+            gid,
+            uid_map,
+            gid_map,
+        } => {
+            let here = libc::AT_FDCWD;
+            // Without this an unprivileged process may not map groups.
+            sys::write_file(here, c"/proc/self/setgroups", b"deny").map_err(at(Step::UserMap))?;
+            sys::write_file(here, c"/proc/self/uid_map", uid_map).map_err(at(Step::UserMap))?;
+            sys::write_file(here, c"/proc/self/gid_map", gid_map).map_err(at(Step::UserMap))?;
+            Ok(User {
+                uid: *uid,
+                gid: *gid,
+            })
+        }
+        Identity::Own { base, span } => {
+            // `/proc` is still the host's, so this is the number that the host knows this process
+            // by: unique among the living.
+            let mut buffer = [0; 16];
+            let link = read_link(c"/proc/self", &mut buffer).map_err(at(Step::Identity))?;
+            let number = link.iter().try_fold(0_u32, |number, digit| {
+                let digit = digit.checked_sub(b'0').filter(|digit| *digit < 10)?;
+                number.checked_mul(10)?.checked_add(u32::from(digit))
+            });
+            let number = number.and_then(|number| number.checked_rem(*span));
+            let uid = number.and_then(|number| base.checked_add(number));
+            let uid = uid.ok_or(Errno(libc::ERANGE)).map_err(at(Step::Identity))?;
+            Ok(User { uid, gid: uid })
+        }
+    }
+}
+
+fn read_link<'b>(path: &std::ffi::CStr, buffer: &'b mut [u8]) -> sys::Sys<&'b [u8]> {
+    let (start, len) = (buffer.as_mut_ptr() as usize, buffer.len());
+    let args = [
+        sys::signed(libc::AT_FDCWD),
+        path.as_ptr() as usize,
+        start,
+        len,
+    ];
+    #[expect(unsafe_code, reason = "a system call")]
+    // SAFETY: `path` ends with NUL; the kernel writes at most `len` bytes to the borrowed buffer.
+    let written = unsafe { sys::call(libc::SYS_readlinkat, args) }?;
+    Ok(buffer.get(..written).unwrap_or_default())
+}
+
+/// `struct landlock_path_beneath_attr`, which the kernel declares packed.
+#[repr(C, packed)]
+struct PathBeneath {
+    allowed_access: u64,
+    parent_fd: i32,
+}
+
+fn landlock_rules(plan: &Plan<'_>) -> Done {
+    for (index, rule) in plan.rules.iter().enumerate() {
+        let failed = item(Step::LandlockRule, index);
+        match sys::openat(libc::AT_FDCWD, &rule.path, libc::O_PATH, 0) {
+            Ok(fd) => {
+                let added = add_rule(plan.fds.ruleset, fd, rule.access);
+                sys::close(fd);
+                added.map_err(failed)?;
+            }
+            Err(Errno(libc::ENOENT | libc::ENOTDIR | libc::EACCES)) if rule.optional => {}
+            Err(errno) => return Err(failed(errno)),
+        }
+    }
+    Ok(())
+}
+
+/// Grants rights on everything beneath what a descriptor stands for.
+fn add_rule(ruleset: RawFd, path: RawFd, access: u64) -> sys::Sys<()> {
+    const PATH_BENEATH: usize = 1;
+    let rule = PathBeneath {
+        allowed_access: access,
+        parent_fd: path,
+    };
+    let args = [
+        sys::signed(ruleset),
+        PATH_BENEATH,
+        &raw const rule as usize,
+        0,
+    ];
+    #[expect(unsafe_code, reason = "a system call")]
+    // SAFETY: the kernel reads one `PathBeneath`, which outlives the call.
+    unsafe { sys::call(libc::SYS_landlock_add_rule, args) }.map(drop)
+}
+
+/// Removes what lives on the host: the control group and the private directory. Everything in
+/// them has ended.
+pub(crate) fn clean_up(plan: &Plan<'_>) {
+    if let Some(group) = &plan.cgroup {
+        let _ = sys::unlinkat(group.parent.as_raw_fd(), &group.name, libc::AT_REMOVEDIR);
+    }
+    if let Some(host) = &plan.host {
+        remove_tree(
+            host.parent.as_raw_fd(),
+            host.directory.as_raw_fd(),
+            &host.name,
+        );
+    }
+}
+
+/// Room for a control message with one descriptor: a header and an int, aligned.
+#[repr(C, align(8))]
+struct OneDescriptor {
+    header: libc::cmsghdr,
+    descriptor: i32,
+}
+
+/// Sends a record, and a descriptor with it.
+fn send(control: RawFd, record: &Record, descriptor: Option<RawFd>) -> sys::Sys<()> {
+    // SAFETY: all-zero bytes are valid for these plain structures.
+    #[expect(
+        unsafe_code,
+        reason = "plain structures with padding that differs between libraries"
+    )]
+    let (mut rights, mut message): (OneDescriptor, libc::msghdr) =
+        unsafe { (std::mem::zeroed(), std::mem::zeroed()) };
+    let mut part = libc::iovec {
+        iov_base: record.as_ptr().cast_mut().cast(),
+        iov_len: record.len(),
+    };
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    if let Some(descriptor) = descriptor {
+        rights.header.cmsg_level = libc::SOL_SOCKET;
+        rights.header.cmsg_type = libc::SCM_RIGHTS;
+        rights.header.cmsg_len = (size_of::<libc::cmsghdr>() + size_of::<i32>()) as _;
+        rights.descriptor = descriptor;
+        message.msg_control = (&raw mut rights).cast();
+        message.msg_controllen = size_of::<OneDescriptor>() as _;
+    }
+    let args = [
+        sys::signed(control),
+        &raw const message as usize,
+        sys::signed(libc::MSG_NOSIGNAL),
+    ];
+    #[expect(unsafe_code, reason = "a system call")]
+    // SAFETY: the kernel reads the message and what it points to, all of which outlive the call.
+    sys::retry(|| unsafe { sys::call(libc::SYS_sendmsg, args) }).map(drop)
+}

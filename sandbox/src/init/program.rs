@@ -1,0 +1,155 @@
+//! The last steps of the program's process before it executes.
+//!
+//! The order matters: what needs a privilege comes before the privilege goes, Landlock before the
+//! filter that could deny its calls, and signals are let through last.
+
+#![expect(unsafe_code, reason = "system calls that take structures")]
+
+use super::{Done, Ready, User, add_rule, at, item};
+use crate::plan::{Identity, Plan, Rlimit};
+use crate::sys::{self, Errno, Sys, signed};
+use crate::wire::{Failure, Step};
+
+/// `_LINUX_CAPABILITY_VERSION_3`.
+const CAPABILITY_VERSION: u32 = 0x2008_0522;
+
+/// `SECBIT_NOROOT`, `SECBIT_NO_SETUID_FIXUP`, `SECBIT_KEEP_CAPS` off, `SECBIT_NO_CAP_AMBIENT_RAISE`,
+/// each locked: user 0, which the program cannot become, would not be special either.
+const SECURE_BITS: usize = 0b1110_1111 & !0b0001_0000;
+
+/// Becomes the program. Returns only why it could not.
+pub(super) fn become_program(plan: &Plan<'_>, ready: &Ready, parent: i32) -> Failure {
+    match prepare(plan, ready, parent) {
+        Ok(()) => {
+            sys::block_signals(0);
+            let execution = &plan.execution;
+            let args = [
+                execution.path.as_ptr() as usize,
+                execution.argv.as_ptr() as usize,
+                execution.envp.as_ptr() as usize,
+            ];
+            // SAFETY: the path ends with NUL, both vectors with a null pointer, and all their
+            // strings live in the plan.
+            match unsafe { sys::call(libc::SYS_execve, args) } {
+                Ok(_) => at(Step::Execute)(Errno(libc::EIO)),
+                Err(errno) => at(Step::Execute)(errno),
+            }
+        }
+        Err(failure) => failure,
+    }
+}
+
+fn prepare(plan: &Plan<'_>, ready: &Ready, parent: i32) -> Done {
+    sys::setsid().map_err(at(Step::Session))?;
+    let fds = plan.fds;
+    for (stream, fd) in [fds.stdin, fds.stdout, fds.stderr].into_iter().enumerate() {
+        let stream = i32::try_from(stream).unwrap_or(-1);
+        sys::dup3(fd, stream, 0).map_err(at(Step::Streams))?;
+    }
+    sys::fchdir(ready.workspace).map_err(at(Step::WorkingDirectory))?;
+    super::umask(0o022);
+    default_signals();
+    for (index, limit) in plan.rlimits.iter().enumerate() {
+        set_limit(*limit).map_err(item(Step::Limits, index))?;
+    }
+    drop_privileges(plan, ready.user).map_err(at(Step::Capabilities))?;
+    // After the change of user, which clears it.
+    let kill = [signed(libc::SIGKILL), 0, 0, 0];
+    sys::prctl(libc::PR_SET_PDEATHSIG, kill).map_err(at(Step::Session))?;
+    if sys::getppid() != parent {
+        // The supervisor died before the line above could tell.
+        return Err(at(Step::Session)(Errno(libc::ESRCH)));
+    }
+    sys::prctl(libc::PR_SET_NO_NEW_PRIVS, [1, 0, 0, 0]).map_err(at(Step::NoNewPrivs))?;
+    landlock(plan).map_err(at(Step::Landlock))?;
+    for (index, program) in plan.filters.programs.iter().enumerate() {
+        seccomp(program).map_err(item(Step::Seccomp, index))?;
+    }
+    Ok(())
+}
+
+/// What the caller ignores would stay ignored over `execve`.
+fn default_signals() {
+    // `struct kernel_sigaction` with everything zero: SIG_DFL, no flags, no restorer, no mask.
+    let default = [0_u64; 4];
+    for signal in 1..=64 {
+        let args = [signal, default.as_ptr() as usize, 0, size_of::<u64>()];
+        // SAFETY: the kernel reads a `kernel_sigaction` of at most four words. SIGKILL and SIGSTOP
+        // are refused, which changes nothing.
+        let _ = unsafe { sys::call(libc::SYS_rt_sigaction, args) };
+    }
+}
+
+fn set_limit(limit: Rlimit) -> Sys<()> {
+    let new = libc::rlimit64 {
+        rlim_cur: limit.soft,
+        rlim_max: limit.hard,
+    };
+    let args = [0, limit.resource as usize, &raw const new as usize, 0];
+    // SAFETY: the kernel reads one `rlimit64`, which outlives the call.
+    unsafe { sys::call(libc::SYS_prlimit64, args) }.map(drop)
+}
+
+fn drop_privileges(plan: &Plan<'_>, user: User) -> Sys<()> {
+    let privileged = !matches!(plan.identity, Identity::Same { .. });
+    if privileged {
+        sys::prctl(libc::PR_SET_SECUREBITS, [SECURE_BITS, 0, 0, 0])?;
+        for capability in 0..=plan.last_capability {
+            match sys::prctl(libc::PR_CAPBSET_DROP, [capability as usize, 0, 0, 0]) {
+                Ok(_) | Err(Errno(libc::EINVAL)) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+    }
+    let clear_ambient = [signed(libc::PR_CAP_AMBIENT_CLEAR_ALL), 0, 0, 0];
+    sys::prctl(libc::PR_CAP_AMBIENT, clear_ambient)?;
+    let (uid, gid) = (user.uid as usize, user.gid as usize);
+    // SAFETY: none of the three takes a pointer but the empty list of groups.
+    unsafe {
+        if matches!(plan.identity, Identity::Own { .. }) {
+            sys::call(libc::SYS_setgroups, [0, 0])?;
+        }
+        sys::call(libc::SYS_setresgid, [gid, gid, gid])?;
+        sys::call(libc::SYS_setresuid, [uid, uid, uid])?;
+    }
+    // Effective, permitted and inheritable: none. Twice three words for 64 capabilities.
+    let header = [CAPABILITY_VERSION, 0];
+    let none = [0_u32; 6];
+    // SAFETY: the kernel reads a header of two words and six words of sets.
+    unsafe {
+        sys::call(
+            libc::SYS_capset,
+            [header.as_ptr() as usize, none.as_ptr() as usize],
+        )
+    }
+    .map(drop)
+}
+
+fn landlock(plan: &Plan<'_>) -> Sys<()> {
+    let ruleset = plan.fds.ruleset;
+    if let Some(access) = plan.proc_self {
+        // `/proc` is the host's; the program may read of it what is about itself.
+        let own = sys::openat(libc::AT_FDCWD, c"/proc/self", libc::O_PATH, 0)?;
+        let added = add_rule(ruleset, own, access);
+        sys::close(own);
+        added?;
+    }
+    // SAFETY: takes no pointers.
+    unsafe { sys::call(libc::SYS_landlock_restrict_self, [signed(ruleset), 0]) }.map(drop)
+}
+
+fn seccomp(program: &[seccompiler::sock_filter]) -> Sys<()> {
+    let len = u16::try_from(program.len()).map_err(|_range| Errno(libc::EINVAL))?;
+    let filter = libc::sock_fprog {
+        len,
+        filter: program.as_ptr().cast_mut().cast::<libc::sock_filter>(),
+    };
+    let args = [
+        libc::SECCOMP_SET_MODE_FILTER as usize,
+        0,
+        &raw const filter as usize,
+    ];
+    // SAFETY: the kernel reads the header and `len` instructions; `seccompiler::sock_filter` has
+    // the kernel's layout. Both outlive the call.
+    unsafe { sys::call(libc::SYS_seccomp, args) }.map(drop)
+}

@@ -1,0 +1,305 @@
+//! The private root of a mount namespace.
+//!
+//! The new root is a small tmpfs, read-only in the end: directories of the host appear in it as
+//! read-only binds, and the program can write to one tmpfs alone, of which `/workspace`, `/tmp` and
+//! `/dev/shm` are parts, so that one size bounds them together. The old root is detached, so that
+//! nothing of the host can be named any more.
+//!
+//! The binds are opened before anything is mounted and attached afterwards: the place over which
+//! the new root is mounted may hide one of them.
+
+#![expect(
+    unsafe_code,
+    reason = "system calls that the C library has no names for"
+)]
+
+use super::files::private_directory;
+use super::{Done, User, at, item};
+use crate::plan::{Bind, Root};
+use crate::sys::{self, Errno, Sys};
+use crate::wire::Step;
+use std::ffi::CStr;
+use std::os::fd::RawFd;
+
+const HERE: RawFd = libc::AT_FDCWD;
+const AT_RECURSIVE: i32 = 0x8000;
+const OPEN_TREE_CLONE: i32 = 1;
+const MOVE_MOUNT_F_EMPTY_PATH: usize = 4;
+const ATTR_RDONLY: u64 = 1;
+const ATTR_NOSUID: u64 = 2;
+const ATTR_NODEV: u64 = 4;
+const SCRATCH: &CStr = c".scratch";
+
+/// `struct mount_attr` of `mount_setattr`.
+#[repr(C)]
+struct MountAttr {
+    attr_set: u64,
+    attr_clr: u64,
+    propagation: u64,
+    userns_fd: u64,
+}
+
+/// Builds the root and makes it this process's.
+pub(super) fn build(root: &Root, user: User) -> Done {
+    let private = libc::MS_REC | libc::MS_PRIVATE;
+    mount(c"none", c"/", None, private, None).map_err(at(Step::PrivateMounts))?;
+    for (index, bind) in root.binds.iter().enumerate() {
+        open(bind).map_err(item(Step::OpenTree, index))?;
+    }
+    let flags = libc::MS_NOSUID | libc::MS_NODEV;
+    mount(
+        c"tmpfs",
+        &root.base,
+        Some(c"tmpfs"),
+        flags,
+        Some(c"mode=0755,size=1m"),
+    )
+    .map_err(at(Step::RootMount))?;
+    sys::chdir(&root.base).map_err(at(Step::RootMount))?;
+    skeleton(root, user)?;
+    scratch(root, user)?;
+    proc()?;
+    for (index, bind) in root.binds.iter().enumerate() {
+        attach(bind).map_err(item(Step::Attach, index))?;
+    }
+    pivot().map_err(at(Step::PivotRoot))?;
+    set_attributes(HERE, c"/", 0, ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV)
+        .map_err(at(Step::ReadOnlyRoot))
+}
+
+/// Opens a detached copy of a part of the host's tree, with its mounts.
+fn open(bind: &Bind) -> Sys<()> {
+    let recursive = if bind.directory { AT_RECURSIVE } else { 0 };
+    let flags = OPEN_TREE_CLONE | libc::O_CLOEXEC | recursive;
+    let tree = open_tree(&bind.source, flags)?;
+    bind.tree.set(tree);
+    let mut attributes = ATTR_NOSUID;
+    if !bind.writable {
+        attributes |= ATTR_RDONLY;
+    }
+    if !bind.device {
+        attributes |= ATTR_NODEV;
+    }
+    set_attributes(tree, c"", libc::AT_EMPTY_PATH | recursive, attributes)
+}
+
+fn skeleton(root: &Root, user: User) -> Done {
+    for (index, directory) in root.directories.iter().enumerate() {
+        sys::mkdirat(HERE, directory, 0o755).map_err(item(Step::Directory, index))?;
+    }
+    for (index, (target, path)) in root.links.iter().enumerate() {
+        sys::symlinkat(target, HERE, path).map_err(item(Step::Symlink, index))?;
+    }
+    for (index, (path, content)) in root.files.iter().enumerate() {
+        create(path, &[content]).map_err(item(Step::SyntheticFile, index))?;
+    }
+    // The program's own user is only known here. Other names are not the program's business.
+    let (mut uid, mut gid) = ([0; 10], [0; 10]);
+    let (uid, gid) = (decimal(user.uid, &mut uid), decimal(user.gid, &mut gid));
+    let passwd: &[&[u8]] = &[
+        b"sandbox:x:",
+        uid,
+        b":",
+        gid,
+        b":sandbox:/workspace:/bin/sh\n",
+    ];
+    create(c"etc/passwd", passwd).map_err(at(Step::SyntheticFile))?;
+    let group: &[&[u8]] = &[b"sandbox:x:", gid, b":\n"];
+    create(c"etc/group", group).map_err(at(Step::SyntheticFile))
+}
+
+fn create(path: &CStr, parts: &[&[u8]]) -> Sys<()> {
+    let fd = sys::openat(
+        HERE,
+        path,
+        libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL,
+        0o644,
+    )?;
+    let result = parts.iter().try_for_each(|part| sys::write_all(fd, part));
+    sys::close(fd);
+    result
+}
+
+/// The decimal digits of a number.
+fn decimal(mut number: u32, buffer: &mut [u8; 10]) -> &[u8] {
+    let mut start = buffer.len();
+    for (index, slot) in buffer.iter_mut().enumerate().rev() {
+        *slot = b'0'.saturating_add(u8::try_from(number % 10).unwrap_or(0));
+        start = index;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    buffer.get(start..).unwrap_or_default()
+}
+
+/// What the program can write to.
+fn scratch(root: &Root, user: User) -> Done {
+    let failed = at(Step::Workspace);
+    sys::mkdirat(HERE, SCRATCH, 0o755).map_err(&failed)?;
+    let flags = libc::MS_NOSUID | libc::MS_NODEV;
+    mount(
+        c"tmpfs",
+        SCRATCH,
+        Some(c"tmpfs"),
+        flags,
+        Some(&root.scratch),
+    )
+    .map_err(&failed)?;
+    if root.no_room {
+        fill().map_err(&failed)?;
+    }
+    let parts: [(&CStr, &CStr); 3] = [
+        (c".scratch/workspace", c"workspace"),
+        (c".scratch/tmp", c"tmp"),
+        (c".scratch/shm", c"dev/shm"),
+    ];
+    for (source, target) in parts {
+        private_directory(HERE, source, user).map_err(&failed)?;
+        let tree = open_tree(source, OPEN_TREE_CLONE | libc::O_CLOEXEC).map_err(&failed)?;
+        let attached = move_mount(tree, target);
+        sys::close(tree);
+        attached.map_err(&failed)?;
+    }
+    // The parts stay; the whole needs no name.
+    umount_detached(SCRATCH).map_err(&failed)?;
+    sys::unlinkat(HERE, SCRATCH, libc::AT_REMOVEDIR).map_err(failed)
+}
+
+/// Takes the one page that a tmpfs has at least, with a file that has no name. It stays open in
+/// the supervisor.
+fn fill() -> Sys<()> {
+    let fd = sys::openat(HERE, SCRATCH, libc::O_TMPFILE | libc::O_WRONLY, 0o600)?;
+    sys::write_all(fd, &[0])
+}
+
+/// A `/proc` of the sandbox's own process namespace. In a container whose own `/proc` is partly
+/// covered the kernel refuses it; then there is none, which most programs do without.
+fn proc() -> Done {
+    let flags = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
+    let hidden = mount(c"proc", c"proc", Some(c"proc"), flags, Some(c"hidepid=2"));
+    match hidden {
+        Ok(()) | Err(Errno(libc::EPERM | libc::EACCES | libc::EBUSY | libc::EINVAL)) => Ok(()),
+        Err(errno) => Err(at(Step::Proc)(errno)),
+    }
+}
+
+fn attach(bind: &Bind) -> Sys<()> {
+    for parent in &bind.parents {
+        match sys::mkdirat(HERE, parent, 0o755) {
+            Ok(()) | Err(Errno(libc::EEXIST)) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    if bind.directory {
+        match sys::mkdirat(HERE, &bind.target, 0o755) {
+            Ok(()) | Err(Errno(libc::EEXIST)) => {}
+            Err(errno) => return Err(errno),
+        }
+    } else {
+        let fd = sys::openat(HERE, &bind.target, libc::O_WRONLY | libc::O_CREAT, 0o444)?;
+        sys::close(fd);
+    }
+    let tree = bind.tree.replace(-1);
+    let result = move_mount(tree, &bind.target);
+    sys::close(tree);
+    result
+}
+
+/// Makes the working directory the root and lets go of the old one. Where the old root cannot be
+/// moved away, as in an initramfs, it is covered instead; without `CAP_SYS_CHROOT`, which the
+/// program never has, nothing leads back.
+fn pivot() -> Sys<()> {
+    let dot = c".".as_ptr() as usize;
+    // SAFETY: both paths are constants that end with NUL.
+    match unsafe { sys::call(libc::SYS_pivot_root, [dot, dot]) } {
+        Ok(_) => umount_detached(c".")?,
+        Err(Errno(libc::EINVAL)) => {
+            mount(c".", c"/", None, libc::MS_MOVE, None)?;
+            // SAFETY: the path is a constant that ends with NUL.
+            unsafe { sys::call(libc::SYS_chroot, [dot]) }?;
+        }
+        Err(errno) => return Err(errno),
+    }
+    sys::chdir(c"/")
+}
+
+fn mount(
+    source: &CStr,
+    target: &CStr,
+    kind: Option<&CStr>,
+    flags: libc::c_ulong,
+    data: Option<&CStr>,
+) -> Sys<()> {
+    let at = |text: Option<&CStr>| text.map_or(0, |text| text.as_ptr() as usize);
+    let flags = usize::try_from(flags).unwrap_or(0);
+    let args = [
+        at(Some(source)),
+        at(Some(target)),
+        at(kind),
+        flags,
+        at(data),
+    ];
+    // SAFETY: every string ends with NUL and outlives the call.
+    unsafe { sys::call(libc::SYS_mount, args) }.map(drop)
+}
+
+fn umount_detached(target: &CStr) -> Sys<()> {
+    let args = [target.as_ptr() as usize, sys::signed(libc::MNT_DETACH)];
+    // SAFETY: `target` ends with NUL and outlives the call.
+    unsafe { sys::call(libc::SYS_umount2, args) }.map(drop)
+}
+
+fn open_tree(path: &CStr, flags: i32) -> Sys<RawFd> {
+    let args = [
+        sys::signed(HERE),
+        path.as_ptr() as usize,
+        sys::signed(flags),
+    ];
+    // SAFETY: `path` ends with NUL and outlives the call.
+    let fd = unsafe { sys::call(libc::SYS_open_tree, args) }?;
+    RawFd::try_from(fd).map_err(|_range| Errno(libc::EBADF))
+}
+
+fn move_mount(tree: RawFd, target: &CStr) -> Sys<()> {
+    let args = [
+        sys::signed(tree),
+        c"".as_ptr() as usize,
+        sys::signed(HERE),
+        target.as_ptr() as usize,
+        MOVE_MOUNT_F_EMPTY_PATH,
+    ];
+    // SAFETY: both strings end with NUL and outlive the call.
+    unsafe { sys::call(libc::SYS_move_mount, args) }.map(drop)
+}
+
+fn set_attributes(dir: RawFd, path: &CStr, flags: i32, attributes: u64) -> Sys<()> {
+    let attr = MountAttr {
+        attr_set: attributes,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: 0,
+    };
+    let args = [
+        sys::signed(dir),
+        path.as_ptr() as usize,
+        sys::signed(flags),
+        &raw const attr as usize,
+        size_of::<MountAttr>(),
+    ];
+    // SAFETY: `path` ends with NUL; the kernel reads one `MountAttr`, which outlives the call.
+    unsafe { sys::call(libc::SYS_mount_setattr, args) }.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_written_in_decimal() {
+        for (number, text) in [(0, "0"), (7, "7"), (1000, "1000"), (u32::MAX, "4294967295")] {
+            assert_eq!(decimal(number, &mut [0; 10]), text.as_bytes());
+        }
+    }
+}

@@ -1,0 +1,335 @@
+//! Starts the program, waits for its end or a reason to end it, and reports.
+//!
+//! Waiting is one `ppoll` on three descriptors, until the next moment at which a limit can be
+//! reached: the socket to the caller, the caller's process, and a signal descriptor for children.
+
+#![expect(
+    unsafe_code,
+    reason = "system calls that take structures, and memory shared by a fork"
+)]
+
+use super::{Ready, at, clean_up, program, send, sweep};
+use crate::plan::Plan;
+use crate::sys::{self, CloneArgs, Errno, signed};
+use crate::wire::{Cause, Command, Event, Failure, RECORD, Record, Step, Summary};
+use std::ffi::CStr;
+use std::os::fd::{AsRawFd, RawFd};
+
+const CLONE_INTO_CGROUP: u64 = 1 << 33;
+
+/// Between two looks at the CPU time, however little is left of it.
+const CPU_GRAIN: u64 = 2_000_000;
+
+/// Runs the program to its end.
+pub(super) fn run(plan: &Plan<'_>, ready: &Ready) -> ! {
+    let control = plan.fds.control;
+    let begin = now();
+    let mut state = State {
+        leader: -1,
+        status: None,
+    };
+    let cause = if let Some(cause) = plan.spent {
+        let _ = send(control, &Event::Started.to_record(), None);
+        Some(cause)
+    } else {
+        match start(plan, ready) {
+            Ok((leader, signals)) => {
+                state.leader = leader;
+                let _ = send(control, &Event::Started.to_record(), None);
+                watch(plan, &mut state, signals, begin)
+            }
+            Err(failure) => {
+                end_all(plan, &mut state);
+                clean_up(plan);
+                let _ = send(control, &Event::Failed(failure).to_record(), None);
+                sys::exit(1)
+            }
+        }
+    };
+    end_all(plan, &mut state);
+    let Some(cause) = cause else {
+        // The caller is gone: nobody to report to.
+        clean_up(plan);
+        sys::exit(0)
+    };
+    let summary = summary(plan, &state, cause, begin);
+    report(plan, ready, summary)
+}
+
+/// Tells the caller the end, after everything is cleaned up but what the caller wants to see.
+fn report(plan: &Plan<'_>, ready: &Ready, summary: Summary) -> ! {
+    let control = plan.fds.control;
+    let record = Event::Ended(summary).to_record();
+    let keep_directory = plan.collect && plan.host.is_some();
+    if !keep_directory {
+        clean_up(plan);
+    }
+    let _ = send(control, &record, plan.collect.then_some(ready.workspace));
+    if keep_directory {
+        // The workspace is a directory of the host: it stays until the caller lets go.
+        let mut fds = [interest(control), interest(plan.fds.caller)];
+        loop {
+            match sys::poll(&mut fds, None) {
+                Err(Errno(libc::EINTR)) => {}
+                Ok(_) if fds[1].revents == 0 && receive(control) != Received::Gone => {}
+                _ => break,
+            }
+        }
+        clean_up(plan);
+    }
+    sys::exit(0)
+}
+
+/// The program's first process, and its wait status once it has ended.
+struct State {
+    leader: i32,
+    status: Option<i32>,
+}
+
+impl State {
+    fn reaped(&mut self, pid: i32, status: i32) {
+        if pid == self.leader {
+            self.status = Some(status);
+        }
+    }
+}
+
+fn now() -> u64 {
+    sys::clock(libc::CLOCK_MONOTONIC).unwrap_or(0)
+}
+
+/// Starts the program. Returns its process and the signal descriptor once it has executed.
+fn start(plan: &Plan<'_>, ready: &Ready) -> Result<(i32, RawFd), Failure> {
+    let signals = child_signals().map_err(at(Step::Signals))?;
+    let shared = shared_record().map_err(at(Step::Fork))?;
+    let mut args = CloneArgs {
+        // This process goes on when the program has executed or ended.
+        flags: libc::CLONE_VFORK.cast_unsigned().into(),
+        exit_signal: libc::SIGCHLD.cast_unsigned().into(),
+        ..CloneArgs::default()
+    };
+    if let Some(group) = &plan.cgroup {
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = group.directory.as_raw_fd().cast_unsigned().into();
+    }
+    // What the program will see as its parent.
+    let parent = if plan.has_namespace(libc::CLONE_NEWPID) {
+        1
+    } else {
+        sys::getpid()
+    };
+    // SAFETY: memory is not shared, but for the page that is meant to be; the new process makes
+    // only raw system calls.
+    let leader = unsafe { sys::clone3(&args) }.map_err(at(Step::Fork))?;
+    if leader == 0 {
+        let failure = program::become_program(plan, ready, parent);
+        // SAFETY: the page is mapped shared, and the supervisor reads it only after this process
+        // has ended.
+        unsafe { shared.write_volatile(Event::Failed(failure).to_record()) };
+        sys::exit(127);
+    }
+    // SAFETY: the other process has executed or ended, and with that its use of the page.
+    let record = unsafe { shared.read_volatile() };
+    if let Some(Event::Failed(failure)) = Event::from_record(&record) {
+        return Err(failure);
+    }
+    // The streams end when the program's processes have closed them.
+    for stream in [plan.fds.stdin, plan.fds.stdout, plan.fds.stderr] {
+        sys::close(stream);
+    }
+    Ok((leader, signals))
+}
+
+/// A descriptor that is readable when a child has ended. All signals are blocked already.
+fn child_signals() -> sys::Sys<RawFd> {
+    let set: u64 = 1 << (libc::SIGCHLD - 1);
+    let flags = libc::SFD_CLOEXEC | libc::SFD_NONBLOCK;
+    let args = [
+        signed(-1),
+        &raw const set as usize,
+        size_of::<u64>(),
+        signed(flags),
+    ];
+    // SAFETY: the kernel reads one 8-byte set, which outlives the call.
+    let fd = unsafe { sys::call(libc::SYS_signalfd4, args) }?;
+    RawFd::try_from(fd).map_err(|_range| Errno(libc::EBADF))
+}
+
+/// A page that a forked process shares with this one, zeroed.
+fn shared_record() -> sys::Sys<*mut Record> {
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
+    let args = [
+        0,
+        size_of::<Record>(),
+        signed(protection),
+        signed(flags),
+        signed(-1),
+        0,
+    ];
+    // SAFETY: asks for fresh memory.
+    unsafe { sys::call(libc::SYS_mmap, args) }.map(|start| start as *mut Record)
+}
+
+const fn interest(fd: RawFd) -> libc::pollfd {
+    libc::pollfd {
+        fd,
+        events: libc::POLLIN,
+        revents: 0,
+    }
+}
+
+/// Waits for the end or a reason for it. `None`: the caller is gone.
+fn watch(plan: &Plan<'_>, state: &mut State, signals: RawFd, begin: u64) -> Option<Cause> {
+    let control = plan.fds.control;
+    let deadline = plan.wall.map(|wall| begin.saturating_add(wall));
+    let mut fds = [
+        interest(control),
+        interest(plan.fds.caller),
+        interest(signals),
+    ];
+    loop {
+        let time = now();
+        let mut wake = deadline;
+        if deadline.is_some_and(|deadline| time >= deadline) {
+            return Some(Cause::TimedOut);
+        }
+        if let Some(limit) = plan.cpu {
+            let left = limit.saturating_sub(cpu_time(plan, state));
+            if left == 0 {
+                return Some(Cause::CpuExceeded);
+            }
+            // No sooner can the rest be used up, on all processors at once.
+            let pause = left
+                .checked_div(plan.processors)
+                .unwrap_or(left)
+                .max(CPU_GRAIN);
+            let at = time.saturating_add(pause);
+            wake = Some(wake.map_or(at, |wake| wake.min(at)));
+        }
+        match sys::poll(&mut fds, wake.map(|wake| wake.saturating_sub(time))) {
+            Ok(_) => {}
+            Err(Errno(libc::EINTR)) => continue,
+            Err(_) => return Some(Cause::Killed),
+        }
+        if fds[2].revents != 0 {
+            let mut buffer = [0; 512];
+            while sys::read(signals, &mut buffer).is_ok_and(|count| count > 0) {}
+            while let Ok(Some((pid, status))) = sys::reap(libc::WNOHANG) {
+                state.reaped(pid, status);
+            }
+        }
+        if fds[1].revents != 0 {
+            return None;
+        }
+        if fds[0].revents != 0 {
+            match receive(control) {
+                Received::Gone => return None,
+                Received::Command(Command::Kill(cause)) => return Some(cause),
+                Received::Command(Command::Signal(signal)) if state.status.is_none() => {
+                    let _ = sys::kill(state.leader, signal);
+                }
+                Received::Command(_) | Received::Nothing => {}
+            }
+        }
+        if state.status.is_some() {
+            let late = deadline.is_some_and(|deadline| now() >= deadline);
+            return Some(if late { Cause::TimedOut } else { Cause::Leader });
+        }
+    }
+}
+
+#[derive(PartialEq, Eq)]
+enum Received {
+    Gone,
+    Nothing,
+    Command(Command),
+}
+
+fn receive(control: RawFd) -> Received {
+    let mut record = [0_u8; RECORD];
+    let args = [
+        signed(control),
+        record.as_mut_ptr() as usize,
+        record.len(),
+        signed(libc::MSG_DONTWAIT),
+        0,
+        0,
+    ];
+    // SAFETY: the kernel writes at most `len` bytes to the record.
+    match unsafe { sys::call(libc::SYS_recvfrom, args) } {
+        Ok(0) => Received::Gone,
+        Ok(len) => record
+            .get(..len)
+            .and_then(Command::from_record)
+            .map_or(Received::Nothing, Received::Command),
+        Err(Errno(libc::EAGAIN | libc::EINTR)) => Received::Nothing,
+        Err(_) => Received::Gone,
+    }
+}
+
+/// Kills and reaps everything that the program left.
+fn end_all(plan: &Plan<'_>, state: &mut State) {
+    if let Some(group) = &plan.cgroup {
+        // Since Linux 5.14; what it misses is found below.
+        let _ = sys::write_file(group.directory.as_raw_fd(), c"cgroup.kill", b"1");
+    }
+    if plan.has_namespace(libc::CLONE_NEWPID) {
+        sweep::end_namespace(|pid, status| state.reaped(pid, status));
+    } else {
+        sweep::end_descendants(|pid, status| state.reaped(pid, status));
+    }
+}
+
+/// Nanoseconds of CPU time so far: of the control group, or else of the first process and of all
+/// that were reaped.
+fn cpu_time(plan: &Plan<'_>, state: &State) -> u64 {
+    if let Some(time) = cgroup_cpu(plan) {
+        return time;
+    }
+    let reaped = sys::usage(libc::RUSAGE_CHILDREN).map_or(0, |(_, time)| time);
+    if state.status.is_some() {
+        return reaped;
+    }
+    // The kernel's name for the CPU clock of another process: `MAKE_PROCESS_CPUCLOCK(pid, 2)`.
+    let running = sys::clock(!state.leader << 3 | 2).unwrap_or(0);
+    reaped.saturating_add(running)
+}
+
+fn cgroup_cpu(plan: &Plan<'_>) -> Option<u64> {
+    let group = plan.cgroup.as_ref()?.directory.as_raw_fd();
+    cgroup_value(group, c"cpu.stat", b"usage_usec").map(|micros| micros.saturating_mul(1000))
+}
+
+/// The number of a control group's file: the only one, or the one after a key.
+fn cgroup_value(group: RawFd, file: &CStr, key: &[u8]) -> Option<u64> {
+    let mut buffer = [0; 1024];
+    let text = sys::read_file(group, file, &mut buffer).ok()?;
+    let line = text
+        .split(|byte| *byte == b'\n')
+        .find_map(|line| line.strip_prefix(key))?;
+    line.trim_ascii().iter().try_fold(0_u64, |number, digit| {
+        let digit = digit.checked_sub(b'0').filter(|digit| *digit < 10)?;
+        number.checked_mul(10)?.checked_add(u64::from(digit))
+    })
+}
+
+fn summary(plan: &Plan<'_>, state: &State, cause: Cause, begin: u64) -> Summary {
+    let wall_nanos = now().saturating_sub(begin);
+    let (mut peak_bytes, mut cpu_nanos) = sys::usage(libc::RUSAGE_CHILDREN).unwrap_or((0, 0));
+    let mut oom_kills = 0;
+    if let Some(group) = &plan.cgroup {
+        let group = group.directory.as_raw_fd();
+        peak_bytes = cgroup_value(group, c"memory.peak", b"").unwrap_or(peak_bytes);
+        cpu_nanos = cgroup_cpu(plan).unwrap_or(cpu_nanos);
+        oom_kills = cgroup_value(group, c"memory.events", b"oom_kill ").unwrap_or(0);
+    }
+    Summary {
+        cause,
+        status: state.status.unwrap_or(0),
+        wall_nanos,
+        cpu_nanos,
+        peak_bytes,
+        oom_kills,
+    }
+}

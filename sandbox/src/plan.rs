@@ -1,0 +1,242 @@
+//! Everything that the new processes need, prepared by the caller.
+//!
+//! After `clone` nothing may allocate, so whatever has a length or a format is made here: paths as
+//! C strings, mount options, argument vectors, limits, filters. The supervisor reads the plan and
+//! changes nothing of it but the descriptors in its cells.
+
+use crate::seccomp::Filters;
+use crate::wire::Cause;
+use std::cell::Cell;
+use std::ffi::{CString, c_char};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+
+/// Who the program is.
+#[derive(Debug)]
+pub(crate) enum Identity {
+    /// The caller is root and gives each sandbox a user of its own: `base` plus the supervisor's
+    /// process number, which no two living sandboxes share, within `span`.
+    Own { base: u32, span: u32 },
+    /// The caller is not root; a user namespace maps the caller's own user to this one.
+    Mapped {
+        uid: u32,
+        gid: u32,
+        uid_map: Vec<u8>,
+        gid_map: Vec<u8>,
+    },
+    /// The caller is not root and there is no user namespace.
+    Same { uid: u32, gid: u32 },
+}
+
+/// A directory or file of the host that appears in the private root.
+#[derive(Debug)]
+pub(crate) struct Bind {
+    pub(crate) source: CString,
+    /// Relative to the private root.
+    pub(crate) target: CString,
+    /// Directories to be made before, from the top downwards.
+    pub(crate) parents: Vec<CString>,
+    pub(crate) directory: bool,
+    pub(crate) writable: bool,
+    pub(crate) device: bool,
+    /// The detached mount, while it is not yet attached.
+    pub(crate) tree: Cell<RawFd>,
+}
+
+/// The private root of a mount namespace.
+#[derive(Debug)]
+pub(crate) struct Root {
+    /// A directory of the host over which the new root is mounted until it is the root.
+    pub(crate) base: CString,
+    /// Directories, from the top downwards.
+    pub(crate) directories: Vec<CString>,
+    /// Symbolic links: what they say, and where they are.
+    pub(crate) links: Vec<(CString, CString)>,
+    /// Files with fixed contents.
+    pub(crate) files: Vec<(CString, Vec<u8>)>,
+    pub(crate) binds: Vec<Bind>,
+    /// Mount options of what the program can write to.
+    pub(crate) scratch: CString,
+    /// No byte may be written to it.
+    pub(crate) no_room: bool,
+}
+
+/// The private directory on the host where there is no mount namespace.
+#[derive(Debug)]
+pub(crate) struct HostDirectory {
+    /// The directory that holds all sandboxes' directories.
+    pub(crate) parent: OwnedFd,
+    /// This sandbox's directory, locked as long as somebody holds it open.
+    pub(crate) directory: OwnedFd,
+    /// Its name in `parent`.
+    pub(crate) name: CString,
+}
+
+/// The control group of the program.
+#[derive(Debug)]
+pub(crate) struct Cgroup {
+    /// The directory that holds the group's.
+    pub(crate) parent: OwnedFd,
+    /// The group's directory.
+    pub(crate) directory: OwnedFd,
+    /// Its name in `parent`.
+    pub(crate) name: CString,
+}
+
+/// The content of an input file.
+#[derive(Debug)]
+pub(crate) enum Source<'s> {
+    Bytes(&'s [u8]),
+    File { file: OwnedFd, len: u64 },
+}
+
+/// A file for the workspace.
+#[derive(Debug)]
+pub(crate) struct PlannedFile<'s> {
+    pub(crate) path: CString,
+    pub(crate) parents: Vec<CString>,
+    pub(crate) mode: u32,
+    pub(crate) source: Source<'s>,
+}
+
+/// A Landlock rule on a path as the program will see it.
+#[derive(Debug)]
+pub(crate) struct PathRule {
+    pub(crate) path: CString,
+    pub(crate) access: u64,
+    /// A path that is not there needs no rule.
+    pub(crate) optional: bool,
+}
+
+/// A resource limit, soft and hard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Rlimit {
+    pub(crate) resource: u32,
+    pub(crate) soft: u64,
+    pub(crate) hard: u64,
+}
+
+/// A vector of C strings as `execve` takes it.
+#[derive(Debug)]
+pub(crate) struct StringVector {
+    strings: Vec<CString>,
+    pointers: Vec<*const c_char>,
+}
+
+impl StringVector {
+    pub(crate) fn new(strings: Vec<CString>) -> Self {
+        let ends = std::iter::once(std::ptr::null());
+        let pointers = strings
+            .iter()
+            .map(|string| string.as_ptr())
+            .chain(ends)
+            .collect();
+        Self { strings, pointers }
+    }
+
+    /// The address of the pointers, which end with a null pointer.
+    pub(crate) fn as_ptr(&self) -> *const *const c_char {
+        self.pointers.as_ptr()
+    }
+
+    /// The strings themselves.
+    pub(crate) fn strings(&self) -> &[CString] {
+        &self.strings
+    }
+}
+
+/// What is executed, and where.
+#[derive(Debug)]
+pub(crate) struct Execution {
+    pub(crate) path: CString,
+    pub(crate) argv: StringVector,
+    pub(crate) envp: StringVector,
+}
+
+/// Numbers of the descriptors that the supervisor keeps. The caller owns them apart from the plan,
+/// because it closes its copies as soon as the supervisor runs.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Descriptors {
+    pub(crate) stdin: RawFd,
+    pub(crate) stdout: RawFd,
+    pub(crate) stderr: RawFd,
+    pub(crate) null: RawFd,
+    pub(crate) control: RawFd,
+    /// The caller's process.
+    pub(crate) caller: RawFd,
+    pub(crate) ruleset: RawFd,
+}
+
+/// Everything about one execution, ready to be carried out.
+#[derive(Debug)]
+pub(crate) struct Plan<'s> {
+    pub(crate) fds: Descriptors,
+    /// Standard input is a pipe of the caller's, not the null device.
+    pub(crate) stdin_piped: bool,
+    pub(crate) identity: Identity,
+    /// Flags of `clone3` for the namespaces.
+    pub(crate) namespaces: u64,
+    /// With a mount namespace.
+    pub(crate) root: Option<Root>,
+    /// Without one.
+    pub(crate) host: Option<HostDirectory>,
+    pub(crate) cgroup: Option<Cgroup>,
+    pub(crate) files: Vec<PlannedFile<'s>>,
+    pub(crate) rules: Vec<PathRule>,
+    /// Rights on the program's own directory of `/proc`, where that is the host's.
+    pub(crate) proc_self: Option<u64>,
+    pub(crate) rlimits: Vec<Rlimit>,
+    /// The highest capability that the kernel knows.
+    pub(crate) last_capability: u32,
+    pub(crate) filters: &'static Filters,
+    pub(crate) execution: Execution,
+    /// Nanoseconds.
+    pub(crate) wall: Option<u64>,
+    /// Nanoseconds.
+    pub(crate) cpu: Option<u64>,
+    /// Processors that can run at once.
+    pub(crate) processors: u64,
+    /// A limit is zero: hit before the program runs.
+    pub(crate) spent: Option<Cause>,
+    /// The caller wants the workspace afterwards.
+    pub(crate) collect: bool,
+}
+
+impl Plan<'_> {
+    /// Whether the sandbox has this namespace.
+    pub(crate) const fn has_namespace(&self, flag: i32) -> bool {
+        self.namespaces & flag.cast_unsigned() as u64 != 0
+    }
+
+    /// All descriptors of the plan, in ascending order.
+    pub(crate) fn descriptors(&self) -> Vec<RawFd> {
+        let Descriptors {
+            stdin,
+            stdout,
+            stderr,
+            null,
+            control,
+            caller,
+            ruleset,
+        } = self.fds;
+        let owned = self
+            .host
+            .iter()
+            .flat_map(|host| [&host.parent, &host.directory])
+            .chain(
+                self.cgroup
+                    .iter()
+                    .flat_map(|group| [&group.parent, &group.directory]),
+            )
+            .chain(self.files.iter().filter_map(|file| match &file.source {
+                Source::File { file, .. } => Some(file),
+                Source::Bytes(_) => None,
+            }))
+            .map(AsRawFd::as_raw_fd);
+        let mut all: Vec<RawFd> = [stdin, stdout, stderr, null, control, caller, ruleset]
+            .into_iter()
+            .chain(owned)
+            .collect();
+        all.sort_unstable();
+        all
+    }
+}

@@ -1,0 +1,222 @@
+//! Starts an execution: tries with all namespaces, then with those that the kernel grants.
+
+use crate::identity;
+use crate::init;
+use crate::namespaces::Attempt;
+use crate::plan::Plan;
+use crate::prepare::{Prepared, prepare};
+use crate::running::{Child, Running};
+use crate::sys::{self, CloneArgs, Errno};
+use crate::wire::{Event, Failure, Step};
+use crate::{Layer, SpawnError, Spec, confine};
+use std::io;
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::path::PathBuf;
+
+/// Starts an execution and returns once its `execve` succeeded.
+///
+/// # Errors
+/// [`SpawnError`] with the reason; nothing is left behind then.
+pub fn spawn(spec: Spec) -> Result<Running, SpawnError> {
+    if let Some(why) = confine::missing() {
+        return Err(SpawnError::LayerUnavailable {
+            layer: Layer::Landlock,
+            why,
+        });
+    }
+    let caller = identity::caller().map_err(|why| SpawnError::LayerUnavailable {
+        layer: Layer::Capabilities,
+        why,
+    })?;
+    if spec.require.contains(&Layer::Vm) {
+        let why = "this is the sandbox on the host's own kernel; use the isolation vm".into();
+        return Err(SpawnError::LayerUnavailable {
+            layer: Layer::Vm,
+            why,
+        });
+    }
+    let mut attempt = Attempt::first(spec.namespaces, caller);
+    loop {
+        let Prepared {
+            plan,
+            kept,
+            ends,
+            layers,
+        } = prepare(&spec, caller, &attempt)?;
+        let cloned = clone_supervisor(&plan);
+        drop(kept);
+        let next = match cloned {
+            Err(errno) => match attempt.after_clone_error(errno.0, caller) {
+                Some(next) => next,
+                None => {
+                    remove_leftovers(&plan);
+                    let step = "start the supervisor process";
+                    return Err(SpawnError::Prepare {
+                        step,
+                        source: errno.into(),
+                    });
+                }
+            },
+            Ok(process) => {
+                let mut child = Child::new(ends.control, process);
+                match child.event() {
+                    Some(Event::Started) => {
+                        let streams = (ends.stdin, ends.stdout, ends.stderr);
+                        return Ok(Running::new(child, streams, layers, &spec));
+                    }
+                    Some(Event::Failed(failure)) => {
+                        child.reap();
+                        match attempt.after_failure(failure, caller) {
+                            Some(next) => next,
+                            None => return Err(explain(&spec, &plan, failure)),
+                        }
+                    }
+                    _ => {
+                        let how = child.reap();
+                        remove_leftovers(&plan);
+                        let source = io::Error::other(format!("the supervisor process {how}"));
+                        return Err(SpawnError::Prepare {
+                            step: "start the program",
+                            source,
+                        });
+                    }
+                }
+            }
+        };
+        remove_leftovers(&plan);
+        attempt = next;
+    }
+}
+
+/// Removes what the supervisor would have removed, had it come so far.
+fn remove_leftovers(plan: &Plan<'_>) {
+    init::clean_up(plan);
+}
+
+/// Starts the supervisor and returns a descriptor of its process.
+#[expect(
+    unsafe_code,
+    reason = "fork-like clone3, for which the standard library has no call"
+)]
+fn clone_supervisor(plan: &Plan<'_>) -> Result<OwnedFd, Errno> {
+    let gaps = gaps(plan);
+    let mut process: i32 = -1;
+    let args = CloneArgs {
+        flags: plan.namespaces | u64::from(libc::CLONE_PIDFD.cast_unsigned()),
+        pidfd: &raw mut process as u64,
+        // No signal at its end: the caller's own handling of children is left alone.
+        exit_signal: 0,
+        ..CloneArgs::default()
+    };
+    // A handler of the caller's must not run in the copy.
+    let blocked = sys::block_signals(sys::ALL_SIGNALS);
+    // SAFETY: memory is not shared, and the new process runs `init::run`, which makes only raw
+    // system calls and never returns.
+    let cloned = unsafe { sys::clone3(&args) };
+    if cloned == Ok(0) {
+        init::run(plan, &gaps);
+    }
+    sys::block_signals(blocked);
+    cloned?;
+    // SAFETY: the kernel has stored a new descriptor, which is nobody else's.
+    Ok(unsafe { OwnedFd::from_raw_fd(process) })
+}
+
+/// The ranges between the descriptors that the supervisor keeps.
+fn gaps(plan: &Plan<'_>) -> Vec<(u32, u32)> {
+    let mut gaps = Vec::new();
+    let mut next: u32 = 3;
+    for kept in plan
+        .descriptors()
+        .into_iter()
+        .filter_map(|fd| u32::try_from(fd).ok())
+    {
+        if kept > next {
+            gaps.push((next, kept - 1));
+        }
+        next = kept.saturating_add(1).max(next);
+    }
+    gaps.push((next, u32::MAX));
+    gaps
+}
+
+/// Turns a failed step into the caller's error.
+fn explain(spec: &Spec, plan: &Plan<'_>, failure: Failure) -> SpawnError {
+    let Failure { step, item, errno } = failure;
+    let source = io::Error::from_raw_os_error(errno);
+    let layer = match step {
+        Step::Landlock => Some(Layer::Landlock),
+        Step::Seccomp => Some(Layer::Seccomp),
+        Step::NoNewPrivs => Some(Layer::NoNewPrivs),
+        Step::Capabilities => Some(Layer::Capabilities),
+        Step::Limits => Some(Layer::Rlimits),
+        _ => None,
+    };
+    if let Some(layer) = layer {
+        let why = format!("the sandbox could not {}: {source}", step.text());
+        return SpawnError::LayerUnavailable { layer, why };
+    }
+    if step == Step::Execute {
+        return explain_execute(spec, plan, errno, source);
+    }
+    let item = usize::try_from(item).unwrap_or(usize::MAX);
+    let root = plan.root.as_ref();
+    let name = match step {
+        Step::OpenTree => root
+            .and_then(|root| root.binds.get(item))
+            .map(|bind| &bind.source),
+        Step::Attach => root
+            .and_then(|root| root.binds.get(item))
+            .map(|bind| &bind.target),
+        Step::Directory => root.and_then(|root| root.directories.get(item)),
+        Step::Symlink => root
+            .and_then(|root| root.links.get(item))
+            .map(|(_, path)| path),
+        Step::InputFile => plan.files.get(item).map(|file| &file.path),
+        Step::LandlockRule => plan.rules.get(item).map(|rule| &rule.path),
+        _ => None,
+    };
+    if step == Step::InputFile && matches!(errno, libc::ENOSPC | libc::EDQUOT) {
+        let what = format!(
+            "the input files do not fit into the workspace, which may hold {:?} bytes; \
+             raise the workspace limit",
+            spec.limits.workspace
+        );
+        return SpawnError::InvalidInput { what };
+    }
+    let detail = name.map_or_else(|| "in its own process".into(), |name| format!("{name:?}"));
+    SpawnError::Setup {
+        step: step.text(),
+        detail,
+        source,
+    }
+}
+
+/// Turns `execve`'s error into the caller's.
+fn explain_execute(spec: &Spec, plan: &Plan<'_>, errno: i32, source: io::Error) -> SpawnError {
+    let program = spec.program.clone();
+    let path = PathBuf::from(plan.execution.path.to_string_lossy().into_owned());
+    let not_executable = |why: String| SpawnError::NotExecutable {
+        program: program.clone(),
+        path: path.clone(),
+        why,
+    };
+    match errno {
+        libc::ENOENT => not_executable(
+            "the interpreter that its first line or its ELF header names is not in the sandbox"
+                .into(),
+        ),
+        libc::ENOEXEC => not_executable(
+            "it is neither a program of this machine's kind nor a script with a \"#!\" line".into(),
+        ),
+        libc::EACCES | libc::EPERM => not_executable(format!(
+            "permission was denied to it, to a directory above it, or to its interpreter: {source}"
+        )),
+        libc::E2BIG => {
+            let count = plan.execution.argv.strings().len();
+            let what = format!("the {count} arguments and the environment are too large for Linux");
+            SpawnError::InvalidInput { what }
+        }
+        _ => not_executable(source.to_string()),
+    }
+}

@@ -1,0 +1,310 @@
+//! What of the host a program sees, and where.
+//!
+//! Read-only: the system's programs and libraries, and the minimum of `/etc`. Never a home
+//! directory, `/run`, `/sys`, `/var` or the host's users. With a mount namespace the list becomes
+//! binds of a private root, without one it becomes Landlock rules; it is the same list.
+
+use crate::plan::{Bind, Root};
+use crate::resolve::Resolved;
+use crate::{Access, Grant, Limits, SpawnError};
+use std::cell::Cell;
+use std::ffi::CString;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+/// Devices that hold nothing.
+pub(crate) const DEVICES: &[&str] = &["null", "zero", "full", "random", "urandom"];
+
+/// Top-level directories of programs and libraries. On most systems all but the first are links.
+const SYSTEM: &[&str] = &[
+    "/usr",
+    "/bin",
+    "/sbin",
+    "/lib",
+    "/lib64",
+    "/lib32",
+    "/libx32",
+    "/nix/store",
+    "/gnu/store",
+];
+
+/// Of `/etc`: loader, certificates, time zone, service names, and what interpreters read.
+const ETC: &[&str] = &[
+    "/etc/ld.so.cache",
+    "/etc/ld.so.conf",
+    "/etc/ld.so.conf.d",
+    "/etc/ssl/certs",
+    "/etc/ssl/openssl.cnf",
+    "/etc/pki/tls/certs",
+    "/etc/pki/tls/cert.pem",
+    "/etc/pki/ca-trust/extracted",
+    "/etc/ca-certificates/extracted",
+    "/etc/localtime",
+    "/etc/timezone",
+    "/etc/alternatives",
+    "/etc/mime.types",
+    "/etc/protocols",
+    "/etc/services",
+    "/etc/terminfo",
+    "/etc/magic",
+    "/etc/os-release",
+];
+
+/// Files of `/etc` that say nothing of this host.
+const SYNTHETIC: &[(&str, &str)] = &[
+    (
+        "etc/nsswitch.conf",
+        "passwd: files\ngroup: files\nhosts: files\nservices: files\n",
+    ),
+    ("etc/hosts", "127.0.0.1 localhost\n::1 localhost\n"),
+    ("etc/hostname", "sandbox\n"),
+];
+
+/// Whether a path is among the system's programs and libraries.
+pub(crate) fn is_system(path: &Path) -> bool {
+    SYSTEM.iter().any(|top| path.starts_with(top))
+}
+
+/// The host's `/etc/python3*`, `/etc/java*` and the like, beside [`ETC`].
+fn etc_of_interpreters() -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir("/etc") else {
+        return Vec::new();
+    };
+    let wanted = |name: &[u8]| {
+        [b"python".as_slice(), b"java-", b"perl", b"nodejs"]
+            .iter()
+            .any(|p| name.starts_with(p))
+    };
+    let entries = entries
+        .flatten()
+        .filter(|entry| wanted(entry.file_name().as_bytes()));
+    entries.map(|entry| entry.path()).collect()
+}
+
+/// Everything of the host that may be read.
+pub(crate) fn readable(resolved: &Resolved) -> Vec<PathBuf> {
+    let system = SYSTEM.iter().map(PathBuf::from);
+    let etc = ETC.iter().chain(&["/etc/nsswitch.conf"]).map(PathBuf::from);
+    let all = system.chain(etc).chain(etc_of_interpreters());
+    all.filter(|path| path.exists())
+        .chain(resolved.prefixes.iter().cloned())
+        .collect()
+}
+
+/// Collects the parts of a private root.
+#[derive(Default)]
+struct Builder {
+    directories: Vec<PathBuf>,
+    links: Vec<(PathBuf, PathBuf)>,
+    binds: Vec<(PathBuf, PathBuf, Access, bool)>,
+}
+
+impl Builder {
+    /// Shows a path of the host at the same place: a symbolic link as such, anything else bound.
+    fn show(&mut self, path: &Path) {
+        let Ok(metadata) = path.symlink_metadata() else {
+            return;
+        };
+        if metadata.is_symlink() {
+            if let Ok(target) = fs::read_link(path) {
+                self.make_parents(path);
+                self.links.push((target, path.to_path_buf()));
+            }
+        } else {
+            self.bind(path, path, Access::Read);
+        }
+    }
+
+    fn bind(&mut self, source: &Path, target: &Path, access: Access) {
+        let covered = self.binds.iter().any(|(_, other, has, _)| {
+            target.starts_with(other) && (*has == access || access == Access::Read)
+        });
+        if !covered {
+            self.binds
+                .push((source.into(), target.into(), access, false));
+        }
+    }
+
+    /// Directories of the root itself, which are made before anything is bound.
+    fn make_parents(&mut self, path: &Path) {
+        let parents: Vec<&Path> = path.ancestors().skip(1).collect();
+        for parent in parents
+            .into_iter()
+            .rev()
+            .filter(|parent| *parent != Path::new("/"))
+        {
+            if !self.directories.iter().any(|made| made == parent) {
+                self.directories.push(parent.into());
+            }
+        }
+    }
+}
+
+/// The private root for a program.
+pub(crate) fn private_root(
+    resolved: &Resolved,
+    grants: &[Grant],
+    limits: &Limits,
+) -> Result<Root, SpawnError> {
+    let mut builder = Builder::default();
+    for directory in ["/etc", "/proc", "/dev", "/dev/shm", "/workspace", "/tmp"] {
+        builder.make_parents(&Path::new(directory).join("x"));
+    }
+    for path in SYSTEM.iter().chain(ETC).map(Path::new) {
+        builder.show(path);
+    }
+    for path in etc_of_interpreters() {
+        builder.show(&path);
+    }
+    for path in &resolved.prefixes {
+        builder.bind(path, path, Access::Read);
+    }
+    for name in DEVICES {
+        let path = Path::new("/dev").join(name);
+        if path.exists() {
+            builder.binds.push((path.clone(), path, Access::Read, true));
+        }
+    }
+    for (name, target) in [
+        ("fd", "/proc/self/fd"),
+        ("stdin", "fd/0"),
+        ("stdout", "fd/1"),
+        ("stderr", "fd/2"),
+    ] {
+        builder
+            .links
+            .push((target.into(), Path::new("/dev").join(name)));
+    }
+    for grant in grants {
+        let source = grant
+            .path
+            .canonicalize()
+            .map_err(|source| SpawnError::InvalidInput {
+                what: format!("the granted path {:?} cannot be used: {source}", grant.path),
+            })?;
+        builder.bind(&source, &grant.path, grant.access);
+    }
+    // A bind that lies within another one comes after it.
+    builder
+        .binds
+        .sort_by_key(|(_, target, _, _)| target.components().count());
+    finish(builder, limits)
+}
+
+fn finish(builder: Builder, limits: &Limits) -> Result<Root, SpawnError> {
+    let Builder {
+        directories,
+        links,
+        binds,
+    } = builder;
+    let bases = ["/tmp", "/var", "/mnt", "/usr", "/proc"];
+    let base = bases
+        .into_iter()
+        .find(|base| is_real_directory(base))
+        .unwrap_or("/proc");
+    let binds = binds
+        .into_iter()
+        .map(|(source, target, access, device)| {
+            let parents = target.ancestors().skip(1).collect::<Vec<_>>();
+            let parents = parents
+                .into_iter()
+                .rev()
+                .filter(|path| *path != Path::new("/"));
+            Ok(Bind {
+                directory: source.is_dir(),
+                source: c_string(&source)?,
+                target: relative(&target)?,
+                parents: parents.map(relative).collect::<Result<_, _>>()?,
+                writable: access == Access::ReadWrite,
+                device,
+                tree: Cell::new(-1),
+            })
+        })
+        .collect::<Result<_, SpawnError>>()?;
+    Ok(Root {
+        base: c_string(Path::new(base))?,
+        directories: directories
+            .iter()
+            .map(|path| relative(path))
+            .collect::<Result<_, _>>()?,
+        links: links
+            .iter()
+            .map(|(target, path)| Ok((c_string(target)?, relative(path)?)))
+            .collect::<Result<_, SpawnError>>()?,
+        files: SYNTHETIC
+            .iter()
+            .map(|(path, text)| Ok((c_string(Path::new(path))?, text.as_bytes().to_vec())))
+            .collect::<Result<_, SpawnError>>()?,
+        binds,
+        scratch: scratch_options(limits.workspace)?,
+        no_room: limits.workspace == Some(0),
+    })
+}
+
+fn is_real_directory(path: &str) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir())
+}
+
+/// Mount options of what the program can write to. The number of files is bounded with the size:
+/// an empty file costs the kernel about a KiB.
+fn scratch_options(limit: Option<u64>) -> Result<CString, SpawnError> {
+    let options = match limit {
+        Some(bytes) if bytes < 1 << 62 => {
+            let inodes = (bytes / 1024).clamp(1024, 1 << 20);
+            format!("mode=0755,size={},nr_inodes={inodes}", bytes.max(1))
+        }
+        _ => "mode=0755,size=0".into(),
+    };
+    c_string(Path::new(&options))
+}
+
+fn relative(path: &Path) -> Result<CString, SpawnError> {
+    c_string(path.strip_prefix("/").unwrap_or(path))
+}
+
+/// A path for the kernel.
+pub(crate) fn c_string(path: &Path) -> Result<CString, SpawnError> {
+    CString::new(path.as_os_str().as_bytes()).map_err(|_nul| SpawnError::InvalidInput {
+        what: format!("{path:?} contains a NUL byte, which no path can"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_size_of_the_workspace_is_an_option_of_its_file_system() {
+        let options = |limit| scratch_options(limit).unwrap().into_string().unwrap();
+        assert_eq!(options(Some(0)), "mode=0755,size=1,nr_inodes=1024");
+        assert_eq!(
+            options(Some(64 << 20)),
+            "mode=0755,size=67108864,nr_inodes=65536"
+        );
+        assert_eq!(options(None), "mode=0755,size=0");
+        assert_eq!(options(Some(u64::MAX)), "mode=0755,size=0");
+    }
+
+    #[test]
+    fn the_private_root_has_no_home_and_no_run() {
+        let resolved = Resolved::of_system("/usr/bin/true".into());
+        let root = private_root(&resolved, &[], &Limits::default()).unwrap();
+        for bind in &root.binds {
+            let target = bind.target.to_str().unwrap();
+            for closed in [
+                "home",
+                "root",
+                "run",
+                "var",
+                "sys",
+                "etc/shadow",
+                "etc/passwd",
+            ] {
+                assert!(!target.starts_with(closed), "{target}");
+            }
+            assert_ne!(target, "");
+            assert_ne!(target, "etc");
+        }
+    }
+}
