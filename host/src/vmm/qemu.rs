@@ -5,8 +5,10 @@
 //! under its own seccomp filter, and dies with this process.
 //!
 //! # Choices
-//! - `-cpu max` with PAC's cheap algorithm: the architecture's own one costs half the speed in
-//!   emulation. Kernels that use neither lose nothing.
+//! - `-cpu neoverse-n1`: a server's processor of Armv8.2 with its atomics. Measured against `max`,
+//!   boot is a tenth and bulk transfer a third faster: pointer authentication, SVE and their
+//!   registers cost emulation dearly, and no program needs them.
+//! - `its=off`: message-signalled interrupts are for PCI, which the guest does not have.
 //! - `mttcg`: one host thread per virtual processor.
 //! - `console=ttyAMA0` with `quiet`: every printed character is an exit; a kernel that says nothing
 //!   but its last words costs nothing.
@@ -183,9 +185,9 @@ fn command(config: &MachineConfig, qemu: &Path, vsock: &OwnedFd, sandbox: bool) 
         "-display",
         "none",
     ]);
-    command.args(["-machine", "virt,gic-version=3,memory-backend=mem"]);
+    command.args(["-machine", "virt,gic-version=3,its=off,memory-backend=mem"]);
     command.args(["-accel", "tcg,thread=multi"]);
-    command.args(["-cpu", "max,pauth-impdef=on"]);
+    command.args(["-cpu", "neoverse-n1"]);
     command.args(["-smp", &config.cpus.to_string()]);
     command.args(["-m", &format!("{memory}M")]);
     command.args([

@@ -169,6 +169,12 @@ impl Connection {
         self.socket.is_some() && !self.backlog.is_empty()
     }
 
+    /// Bytes of the guest's that wait for the host program.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> usize {
+        self.backlog.len()
+    }
+
     /// The guest has not heard of this connection.
     pub(super) fn is_unspoken(&self) -> bool {
         matches!(self.phase, Phase::Requested { sent: false, .. })

@@ -154,6 +154,17 @@ mod tests {
         assert_eq!(credit.available(), 1000);
     }
 
+    #[test]
+    fn freed_space_is_announced_across_the_wrap() {
+        let mut credit = OwnCredit::starting_at(u32::MAX - 100);
+        credit.forwarded(ANNOUNCE - 1);
+        assert!(!credit.announcement_due());
+        credit.forwarded(1);
+        assert!(credit.announcement_due());
+        assert_eq!(credit.announce(), (BUF_ALLOC, ANNOUNCE - 101));
+        assert!(!credit.announcement_due());
+    }
+
     proptest! {
         /// Whatever the guest says, unacknowledged bytes never exceed the largest buffer it
         /// claimed.

@@ -111,10 +111,7 @@ impl VsockHost {
     ///
     /// # Errors
     /// `ConnectionRefused` when the guest says no, `ConnectionReset` when it broke the protocol or
-    /// its driver was reset, `NotConnected` when the device is or goes away ([`close`] included),
-    /// `TimedOut`, `QuotaExceeded` when there are too many connections.
-    ///
-    /// [`close`]: Self::close
+    /// its driver was reset, `NotConnected` when the device is gone or goes, `TimedOut`, `QuotaExceeded` when there are too many connections.
     pub(crate) fn connect(&self, port: u32, timeout: Duration) -> io::Result<UnixStream> {
         let port = Port::new(port).ok_or(io::ErrorKind::InvalidInput)?;
         let (socket, stream) = UnixStream::pair()?;
@@ -150,12 +147,6 @@ impl VsockHost {
             shared: Arc::clone(&self.shared),
             port,
         })
-    }
-
-    /// Cancels every waiting [`connect`](Self::connect) and refuses new ones. Open streams stay.
-    pub(crate) fn close(&self) {
-        self.shared.close();
-        self.shared.ring();
     }
 }
 

@@ -32,7 +32,7 @@ mod packet;
 mod poll;
 mod rings;
 mod socket;
-#[cfg(test)]
+#[cfg(all(test, target_os = "linux"))]
 mod tests;
 #[cfg(target_os = "linux")]
 mod vhost_user;

@@ -233,7 +233,7 @@ mod tests {
 
     #[test]
     fn fields_lie_where_the_specification_puts_them() {
-        let bytes: [u8; Header::LEN] = std::array::from_fn(|i| i as u8);
+        let bytes: [u8; Header::LEN] = std::array::from_fn(|i| u8::try_from(i).unwrap());
         let header = Header::decode(&bytes);
         assert_eq!(header.src_cid, 0x0706_0504_0302_0100);
         assert_eq!(header.dst_port, 0x1716_1514);
