@@ -1,0 +1,322 @@
+//! The order of a build's steps, and what each of them depends on.
+
+use super::archive::Remote;
+use super::artefact::{Inputs, Store};
+use super::fetch::Fetcher;
+use super::files::{self, FileError, failed};
+use super::initramfs::{self, Module};
+use super::kernel::{config, prebuilt, source};
+use super::lock::{self, Lock, Pin, Role};
+use super::plan::Planner;
+use super::publish::{self, Part, Parts};
+use super::rootfs;
+use super::sources::Mirror;
+use super::tree::TreeError;
+use super::wanted::Wanted;
+use super::{ENV_CACHE, Error, Kernel, LockMode, Options};
+use crate::store::{cache_directory, default_directory};
+use crate::{Digest, Image};
+use std::fs::{self, File};
+use std::io::{BufWriter, Write as _};
+use std::path::{Path, PathBuf};
+use std::{env, io};
+
+/// Where apt is configured.
+const APT: &str = "/etc/apt";
+
+pub(super) fn run(options: &Options) -> Result<Image, Error> {
+    let agent = fs::read(&options.agent).map_err(failed("read the agent", &options.agent))?;
+    initramfs::check_agent(&agent, &options.agent, options.arch)?;
+    let output = match &options.output {
+        Some(output) => output.clone(),
+        None => default_directory(options.arch)?,
+    };
+    let wanted = Wanted::of_repository()?;
+    let mirror = Mirror::find(options.mirror.as_deref(), Path::new(APT))?;
+    let cache = Cache::open(options)?;
+    let fetcher = Fetcher::new(cache.downloads.clone(), options.progress);
+    let remote = Remote {
+        mirror: &mirror,
+        fetcher: &fetcher,
+        progress: options.progress,
+    };
+    let keyring = mirror.keyring(options.keyring.as_deref());
+    let lock = read_lock(options)?;
+    let planner = Planner::new(remote, &wanted, lock, options.lock, options.arch, keyring)?;
+    let mut build = Build {
+        options,
+        agent,
+        wanted: &wanted,
+        planner,
+        work: &cache.work,
+    };
+
+    let parts = build.parts(&Store::new(cache.results.clone()))?;
+    if options.compare {
+        let again = temporary(&cache.work)?;
+        compare(&parts, &build.parts(&Store::new(again.path().to_owned()))?)?;
+    }
+    publish::publish(&output, options.arch, &parts)?;
+    if options.lock == LockMode::Update
+        && let Some(path) = &options.lock_file
+    {
+        files::write_bytes(path, build.planner.lock().to_string().as_bytes())?;
+    }
+    let image = Image::open(output)?;
+    image.verify()?;
+    Ok(image)
+}
+
+/// The lock to begin with.
+fn read_lock(options: &Options) -> Result<Lock, Error> {
+    let Some(path) = &options.lock_file else {
+        return match options.lock {
+            LockMode::Update => Err(Error::NoLockFile),
+            LockMode::Prefer | LockMode::Locked => Ok(lock::REPOSITORY.parse()?),
+        };
+    };
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(text.parse()?),
+        // The first lock of all is made by an update.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Lock::default()),
+        Err(error) => Err(failed("read", path)(error).into()),
+    }
+}
+
+/// Folders of the cache.
+#[derive(Debug)]
+struct Cache {
+    downloads: PathBuf,
+    results: PathBuf,
+    work: PathBuf,
+    /// Held while a build goes on: a second one would do the same work at the same time.
+    _lock: File,
+}
+
+impl Cache {
+    fn open(options: &Options) -> Result<Self, Error> {
+        let variable = env::var_os(ENV_CACHE).filter(|value| !value.is_empty());
+        let folder = match (&options.cache, variable) {
+            (Some(folder), _) => folder.clone(),
+            (None, Some(folder)) => folder.into(),
+            (None, None) => cache_directory()?.join("build"),
+        };
+        files::create_directory(&folder)?;
+        let path = folder.join("lock");
+        let lock = File::create(&path).map_err(failed("write", &path))?;
+        lock.lock().map_err(failed("lock", &path))?;
+        let work = folder.join("work");
+        if work.exists() {
+            // What a build that was killed has left.
+            fs::remove_dir_all(&work).map_err(failed("remove", &work))?;
+        }
+        files::create_directory(&work)?;
+        let (downloads, results) = (folder.join("downloads"), folder.join("results"));
+        Ok(Self {
+            downloads,
+            results,
+            work,
+            _lock: lock,
+        })
+    }
+}
+
+fn temporary(work: &Path) -> Result<tempfile::TempDir, FileError> {
+    tempfile::tempdir_in(work).map_err(failed("create a folder in", work))
+}
+
+/// A build, with all that its steps share.
+#[derive(Debug)]
+struct Build<'a> {
+    options: &'a Options,
+    agent: Vec<u8>,
+    wanted: &'a Wanted,
+    planner: Planner<'a>,
+    work: &'a Path,
+}
+
+impl Build<'_> {
+    /// All parts, each taken from `store` where its inputs are those of an earlier build.
+    fn parts(&mut self, store: &Store) -> Result<Parts, Error> {
+        let (kernel, modules) = match self.options.kernel {
+            Kernel::Source => (self.compiled(store)?, Vec::new()),
+            Kernel::Prebuilt => self.packaged(store)?,
+        };
+        let rootfs = self.rootfs(store)?;
+        let initramfs = self.initramfs(store, &modules)?;
+        Ok(Parts {
+            kernel,
+            initramfs,
+            rootfs,
+        })
+    }
+
+    /// The kernel, compiled.
+    fn compiled(&mut self, store: &Store) -> Result<Part, Error> {
+        let arch = self.options.arch;
+        let toolchain = source::Toolchain::find(arch)?;
+        let fragment = config::fragment(arch);
+        let inputs = |pins: &[Pin]| {
+            Inputs::of("kernel from source")
+                .with(source::RECIPE)
+                .with(fragment)
+                .with_all(&toolchain.versions)
+                .with_all(digests(pins))
+        };
+        let mut made_from = vec![
+            format!("kernel/{arch}.config {}", Digest::of(fragment.as_bytes())),
+            format!("ringfence-image {}", env!("CARGO_PKG_VERSION")),
+        ];
+        made_from.extend(toolchain.versions.iter().cloned());
+        if let Some(artefact) = store.get(inputs(&self.planner.lock().role(Role::KernelSource))) {
+            let pins = self.planner.lock().role(Role::KernelSource);
+            return Ok(Part {
+                artefact,
+                made_from: labels(&pins, made_from),
+            });
+        }
+        let (pin, package) = self.planner.fetch_one(Role::KernelSource)?;
+        let pins = [pin];
+        let artefact = store.get_or_make(inputs(&pins), |file| {
+            let folder = temporary(self.work)?;
+            let progress = self.options.progress;
+            let image = source::build(&package, &toolchain, folder.path(), progress)?;
+            let mut reader = File::open(&image).map_err(failed("read", &image))?;
+            io::copy(&mut reader, file).map_err(failed("copy", &image))?;
+            Ok::<(), Error>(())
+        })?;
+        Ok(Part {
+            artefact,
+            made_from: labels(&pins, made_from),
+        })
+    }
+
+    /// Debian's kernel, and the modules that it needs.
+    fn packaged(&mut self, store: &Store) -> Result<(Part, Vec<Module>), Error> {
+        let (pin, package) = self.planner.fetch_one(Role::KernelPrebuilt)?;
+        self.options
+            .progress
+            .step("taking kernel and modules out of their package");
+        let prebuilt = prebuilt::extract(&package)?;
+        let pins = [pin];
+        let inputs = Inputs::of("kernel prebuilt")
+            .with_all(prebuilt::RECIPE)
+            .with_all(digests(&pins));
+        let artefact = store.get_or_make(inputs, |file| {
+            let written = file.write_all(&prebuilt.kernel);
+            written.map_err(failed("write the kernel of", &package))
+        })?;
+        Ok((
+            Part {
+                artefact,
+                made_from: labels(&pins, vec![]),
+            },
+            prebuilt.modules,
+        ))
+    }
+
+    /// The root file system.
+    fn rootfs(&mut self, store: &Store) -> Result<Part, Error> {
+        let wanted = self.wanted;
+        let inputs = |pins: &[Pin]| {
+            Inputs::of("rootfs")
+                .with_all(rootfs::RECIPE)
+                .with(format!("{:?} {:?}", wanted.drop, wanted.only))
+                .with_all(digests(pins))
+        };
+        let pins = self.planner.lock().role(Role::Rootfs);
+        if let Some(artefact) = store.get(inputs(&pins)) {
+            return Ok(Part {
+                artefact,
+                made_from: labels(&pins, vec![]),
+            });
+        }
+        let fetched = self.planner.fetch(Role::Rootfs)?;
+        let (pins, sources): (Vec<Pin>, Vec<rootfs::Source>) = fetched
+            .into_iter()
+            .map(|(pin, path)| {
+                (
+                    pin.clone(),
+                    rootfs::Source {
+                        name: pin.name,
+                        path,
+                    },
+                )
+            })
+            .unzip();
+        let artefact = store.get_or_make(inputs(&pins), |file| {
+            self.options
+                .progress
+                .step("putting the root file system together");
+            let tree = rootfs::assemble(&sources, wanted)?;
+            tree.write_squashfs(BufWriter::new(file))
+                .map_err(rootfs::RootfsError::from)?;
+            Ok::<(), Error>(())
+        })?;
+        Ok(Part {
+            artefact,
+            made_from: labels(&pins, vec![]),
+        })
+    }
+
+    /// The initramfs.
+    fn initramfs(&self, store: &Store, modules: &[Module]) -> Result<Part, Error> {
+        let agent = Digest::of(&self.agent);
+        let inputs = Inputs::of("initramfs")
+            .with_all(initramfs::RECIPE)
+            .with(agent.to_string())
+            .with_all(
+                modules
+                    .iter()
+                    .flat_map(|module| [module.file.as_bytes(), &module.data]),
+            );
+        let artefact = store.get_or_make(inputs, |file| {
+            self.options.progress.step("putting the initramfs together");
+            let write = || {
+                let mut output = BufWriter::new(file);
+                initramfs::assemble(&self.agent, modules)?.write_cpio(&mut output)?;
+                Ok::<(), TreeError>(output.flush()?)
+            };
+            write().map_err(Error::Initramfs)
+        })?;
+        let mut made_from = vec![format!("guest-agent {agent}")];
+        made_from.extend(
+            modules
+                .iter()
+                .map(|module| format!("module {}", module.file)),
+        );
+        Ok(Part {
+            artefact,
+            made_from,
+        })
+    }
+}
+
+/// Digests of packages, as inputs of a step.
+fn digests(pins: &[Pin]) -> Vec<String> {
+    pins.iter().map(|pin| pin.sha256.to_string()).collect()
+}
+
+/// Names and versions of packages, then `more`.
+fn labels(pins: &[Pin], more: Vec<String>) -> Vec<String> {
+    pins.iter().map(Pin::label).chain(more).collect()
+}
+
+fn compare(first: &Parts, second: &Parts) -> Result<(), Error> {
+    let pairs = [
+        ("kernel", &first.kernel, &second.kernel),
+        ("initramfs", &first.initramfs, &second.initramfs),
+        ("root file system", &first.rootfs, &second.rootfs),
+    ];
+    for (part, first, second) in pairs {
+        let (first, second) = (first.artefact.sha256, second.artefact.sha256);
+        if first != second {
+            return Err(Error::Differs {
+                part,
+                first,
+                second,
+            });
+        }
+    }
+    Ok(())
+}
