@@ -57,28 +57,33 @@ pub(crate) fn rlimits(limits: &Limits, bounded: Bounded, identity: &Identity) ->
     };
     let same = |value: Option<u64>| (value, value);
     // A core file would be written by the kernel, outside all accounting.
-    add(libc::RLIMIT_CORE, Some(0), Some(0));
+    add(number(libc::RLIMIT_CORE), Some(0), Some(0));
     let (soft, hard) = same(limits.open_files);
-    add(libc::RLIMIT_NOFILE, soft, hard);
+    add(number(libc::RLIMIT_NOFILE), soft, hard);
     let (soft, hard) = same(limits.file_size);
-    add(libc::RLIMIT_FSIZE, soft, hard);
+    add(number(libc::RLIMIT_FSIZE), soft, hard);
     let seconds = limits.cpu.map(|time| {
         time.as_secs()
             .saturating_add(u64::from(time.subsec_nanos() > 0))
     });
     // A second later the kernel kills what ignores SIGXCPU.
     add(
-        libc::RLIMIT_CPU,
+        number(libc::RLIMIT_CPU),
         seconds,
         seconds.map(|seconds| seconds.saturating_add(1)),
     );
     if !bounded.memory {
         let (soft, hard) = same(limits.memory);
-        add(libc::RLIMIT_DATA, soft, hard);
+        add(number(libc::RLIMIT_DATA), soft, hard);
     }
     let (soft, hard) = same(processes(limits, bounded, identity));
-    add(libc::RLIMIT_NPROC, soft, hard);
+    add(number(libc::RLIMIT_NPROC), soft, hard);
     set
+}
+
+/// A resource's number. The C libraries disagree on its type.
+fn number(resource: impl TryInto<u32>) -> u32 {
+    resource.try_into().unwrap_or(u32::MAX)
 }
 
 /// `RLIMIT_NPROC` counts all processes of a user, so others of the same user come on top.

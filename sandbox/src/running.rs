@@ -151,8 +151,13 @@ impl Child {
             let len = unsafe { libc::recvmsg(self.control.as_raw_fd(), &raw mut message, flags) };
             match usize::try_from(len) {
                 Ok(len) => break len,
-                Err(_) if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return None,
+                Err(_) => match io::Error::last_os_error().kind() {
+                    io::ErrorKind::Interrupted => {}
+                    // The supervisor ended with a command unread. The kernel says so once, and
+                    // before it hands over what the supervisor had sent.
+                    io::ErrorKind::ConnectionReset => {}
+                    _ => return None,
+                },
             }
         };
         // SAFETY: the message is as the kernel left it; the macro stays within its bounds.
