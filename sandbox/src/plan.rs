@@ -4,6 +4,7 @@
 //! C strings, mount options, argument vectors, limits, filters. The supervisor reads the plan and
 //! changes nothing of it but the descriptors in its cells.
 
+use crate::init::OnHost;
 use crate::seccomp::Filters;
 use crate::wire::Cause;
 use std::cell::Cell;
@@ -177,9 +178,7 @@ pub(crate) struct Plan<'s> {
     pub(crate) namespaces: u64,
     /// With a mount namespace.
     pub(crate) root: Option<Root>,
-    /// Without one.
-    pub(crate) host: Option<HostDirectory>,
-    pub(crate) cgroup: Option<Cgroup>,
+    pub(crate) on_host: OnHost,
     pub(crate) files: Vec<PlannedFile<'s>>,
     pub(crate) rules: Vec<PathRule>,
     /// Rights on the program's own directory of `/proc`, where that is the host's.
@@ -219,11 +218,13 @@ impl Plan<'_> {
             ruleset,
         } = self.fds;
         let owned = self
-            .host
+            .on_host
+            .directory
             .iter()
             .flat_map(|host| [&host.parent, &host.directory])
             .chain(
-                self.cgroup
+                self.on_host
+                    .cgroup
                     .iter()
                     .flat_map(|group| [&group.parent, &group.directory]),
             )

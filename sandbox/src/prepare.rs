@@ -1,6 +1,7 @@
 //! From a [`Spec`] to a [`Plan`]: everything that allocates, opens or can be refused early.
 
 use crate::identity::Caller;
+use crate::init::OnHost;
 use crate::namespaces::Attempt;
 use crate::plan::{
     Descriptors, Execution, HostDirectory, PathRule, Plan, PlannedFile, Root, Source, StringVector,
@@ -105,8 +106,10 @@ pub(crate) fn prepare<'s>(
         identity,
         namespaces: attempt.flags(),
         root: place.root,
-        host: place.host,
-        cgroup,
+        on_host: OnHost {
+            directory: place.host,
+            cgroup,
+        },
         files,
         rules: place.rules,
         proc_self: (!private).then(confine::proc_self),

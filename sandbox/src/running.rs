@@ -5,6 +5,7 @@
     reason = "receives a descriptor with a message, and waits by descriptor"
 )]
 
+use crate::init::OnHost;
 use crate::wire::{Cause, Command, Event, RECORD, Summary};
 use crate::{Ended, Layer, LayerState, Limits, Report, Spec, Violation, WaitError};
 use std::io::{self, PipeReader, PipeWriter};
@@ -107,6 +108,8 @@ pub(crate) struct Child {
     process: Option<OwnedFd>,
     /// A descriptor that came with a message.
     received: Option<OwnedFd>,
+    /// What the supervisor removes at its end, for the case that it is killed.
+    pub(crate) on_host: OnHost,
 }
 
 /// Room for a control message with one descriptor.
@@ -119,6 +122,7 @@ impl Child {
             control: Arc::new(control),
             process: Some(process),
             received: None,
+            on_host: OnHost::default(),
         }
     }
 
@@ -128,6 +132,7 @@ impl Child {
             control: Arc::clone(&self.control),
             process: self.process.take(),
             received: self.received.take(),
+            on_host: std::mem::take(&mut self.on_host),
         }
     }
 
@@ -189,10 +194,12 @@ impl Child {
             if unsafe { libc::waitid(libc::P_PIDFD, id, &raw mut info, options) } == 0 {
                 // SAFETY: the kernel has filled in the fields of a child's end.
                 let status = unsafe { info.si_status() };
-                return match info.si_code {
-                    libc::CLD_EXITED => format!("exited with {status}"),
-                    _ => format!("was ended by signal {status}"),
-                };
+                if info.si_code == libc::CLD_EXITED {
+                    return format!("exited with {status}");
+                }
+                // Killed by somebody else, before it could clean up.
+                self.on_host.remove();
+                return format!("was ended by signal {status}");
             }
             let error = io::Error::last_os_error();
             if error.kind() != io::ErrorKind::Interrupted {

@@ -49,7 +49,7 @@ pub fn spawn(spec: Spec) -> Result<Running, SpawnError> {
             Err(errno) => match attempt.after_clone_error(errno.0, caller) {
                 Some(next) => next,
                 None => {
-                    remove_leftovers(&plan);
+                    plan.on_host.remove();
                     let step = "start the supervisor process";
                     return Err(SpawnError::Prepare {
                         step,
@@ -62,6 +62,7 @@ pub fn spawn(spec: Spec) -> Result<Running, SpawnError> {
                 match child.event() {
                     Some(Event::Started) => {
                         let streams = (ends.stdin, ends.stdout, ends.stderr);
+                        child.on_host = plan.on_host;
                         return Ok(Running::new(child, streams, layers, &spec));
                     }
                     Some(Event::Failed(failure)) => {
@@ -73,7 +74,7 @@ pub fn spawn(spec: Spec) -> Result<Running, SpawnError> {
                     }
                     _ => {
                         let how = child.reap();
-                        remove_leftovers(&plan);
+                        plan.on_host.remove();
                         let source = io::Error::other(format!("the supervisor process {how}"));
                         return Err(SpawnError::Prepare {
                             step: "start the program",
@@ -83,14 +84,9 @@ pub fn spawn(spec: Spec) -> Result<Running, SpawnError> {
                 }
             }
         };
-        remove_leftovers(&plan);
+        plan.on_host.remove();
         attempt = next;
     }
-}
-
-/// Removes what the supervisor would have removed, had it come so far.
-fn remove_leftovers(plan: &Plan<'_>) {
-    init::clean_up(plan);
 }
 
 /// Starts the supervisor and returns a descriptor of its process.

@@ -13,7 +13,7 @@ use std::os::fd::{AsRawFd, RawFd};
 pub(super) fn workspace(plan: &Plan<'_>, user: User) -> Done<RawFd> {
     let failed = at(Step::Workspace);
     let flags = libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW;
-    let Some(host) = &plan.host else {
+    let Some(host) = &plan.on_host.directory else {
         return sys::openat(libc::AT_FDCWD, c"/workspace", flags, 0).map_err(failed);
     };
     let directory = host.directory.as_raw_fd();

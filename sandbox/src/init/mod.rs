@@ -25,7 +25,7 @@ mod root;
 mod supervise;
 mod sweep;
 
-use crate::plan::{Identity, Plan};
+use crate::plan::{Cgroup, HostDirectory, Identity, Plan};
 use crate::sys::{self, Errno};
 use crate::wire::{Event, Failure, Record, Step};
 use std::os::fd::{AsRawFd, RawFd};
@@ -66,7 +66,7 @@ pub(crate) fn run(plan: &Plan<'_>, gaps: &Gaps) -> ! {
     match set_up(plan, gaps) {
         Ok(ready) => supervise::run(plan, &ready),
         Err(failure) => {
-            clean_up(plan);
+            plan.on_host.remove();
             let _ = send(control, &Event::Failed(failure).to_record(), None);
             sys::exit(1)
         }
@@ -240,18 +240,27 @@ fn add_rule(ruleset: RawFd, path: RawFd, access: u64) -> sys::Sys<()> {
     unsafe { sys::call(libc::SYS_landlock_add_rule, args) }.map(drop)
 }
 
-/// Removes what lives on the host: the control group and the private directory. Everything in
-/// them has ended.
-pub(crate) fn clean_up(plan: &Plan<'_>) {
-    if let Some(group) = &plan.cgroup {
-        let _ = sys::unlinkat(group.parent.as_raw_fd(), &group.name, libc::AT_REMOVEDIR);
-    }
-    if let Some(host) = &plan.host {
-        remove_tree(
-            host.parent.as_raw_fd(),
-            host.directory.as_raw_fd(),
-            &host.name,
-        );
+/// What a sandbox has on the host.
+#[derive(Debug, Default)]
+pub(crate) struct OnHost {
+    /// The private directory, without a mount namespace.
+    pub(crate) directory: Option<HostDirectory>,
+    pub(crate) cgroup: Option<Cgroup>,
+}
+
+impl OnHost {
+    /// Removes it. Everything in it has ended. Once more does no harm.
+    pub(crate) fn remove(&self) {
+        if let Some(group) = &self.cgroup {
+            let _ = sys::unlinkat(group.parent.as_raw_fd(), &group.name, libc::AT_REMOVEDIR);
+        }
+        if let Some(host) = &self.directory {
+            remove_tree(
+                host.parent.as_raw_fd(),
+                host.directory.as_raw_fd(),
+                &host.name,
+            );
+        }
     }
 }
 

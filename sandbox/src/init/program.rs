@@ -49,6 +49,8 @@ fn prepare(plan: &Plan<'_>, ready: &Ready, parent: i32) -> Done {
     sys::fchdir(ready.workspace).map_err(at(Step::WorkingDirectory))?;
     super::umask(0o022);
     default_signals();
+    // Before the limit on open files.
+    allow_own_proc(plan).map_err(at(Step::LandlockRule))?;
     for (index, limit) in plan.rlimits.iter().enumerate() {
         set_limit(*limit).map_err(item(Step::Limits, index))?;
     }
@@ -125,15 +127,19 @@ fn drop_privileges(plan: &Plan<'_>, user: User) -> Sys<()> {
     .map(drop)
 }
 
+/// Where `/proc` is the host's, the program may read of it what is about itself.
+fn allow_own_proc(plan: &Plan<'_>) -> Sys<()> {
+    let Some(access) = plan.proc_self else {
+        return Ok(());
+    };
+    let own = sys::openat(libc::AT_FDCWD, c"/proc/self", libc::O_PATH, 0)?;
+    let added = add_rule(plan.fds.ruleset, own, access);
+    sys::close(own);
+    added
+}
+
 fn landlock(plan: &Plan<'_>) -> Sys<()> {
     let ruleset = plan.fds.ruleset;
-    if let Some(access) = plan.proc_self {
-        // `/proc` is the host's; the program may read of it what is about itself.
-        let own = sys::openat(libc::AT_FDCWD, c"/proc/self", libc::O_PATH, 0)?;
-        let added = add_rule(ruleset, own, access);
-        sys::close(own);
-        added?;
-    }
     // SAFETY: takes no pointers.
     unsafe { sys::call(libc::SYS_landlock_restrict_self, [signed(ruleset), 0]) }.map(drop)
 }

@@ -8,7 +8,7 @@
     reason = "system calls that take structures, and memory shared by a fork"
 )]
 
-use super::{Ready, at, clean_up, program, send, sweep};
+use super::{Ready, at, program, send, sweep};
 use crate::plan::Plan;
 use crate::sys::{self, CloneArgs, Errno, signed};
 use crate::wire::{Cause, Command, Event, Failure, RECORD, Record, Step, Summary};
@@ -40,7 +40,7 @@ pub(super) fn run(plan: &Plan<'_>, ready: &Ready) -> ! {
             }
             Err(failure) => {
                 end_all(plan, &mut state);
-                clean_up(plan);
+                plan.on_host.remove();
                 let _ = send(control, &Event::Failed(failure).to_record(), None);
                 sys::exit(1)
             }
@@ -49,7 +49,7 @@ pub(super) fn run(plan: &Plan<'_>, ready: &Ready) -> ! {
     end_all(plan, &mut state);
     let Some(cause) = cause else {
         // The caller is gone: nobody to report to.
-        clean_up(plan);
+        plan.on_host.remove();
         sys::exit(0)
     };
     let summary = summary(plan, &state, cause, begin);
@@ -60,9 +60,9 @@ pub(super) fn run(plan: &Plan<'_>, ready: &Ready) -> ! {
 fn report(plan: &Plan<'_>, ready: &Ready, summary: Summary) -> ! {
     let control = plan.fds.control;
     let record = Event::Ended(summary).to_record();
-    let keep_directory = plan.collect && plan.host.is_some();
+    let keep_directory = plan.collect && plan.on_host.directory.is_some();
     if !keep_directory {
-        clean_up(plan);
+        plan.on_host.remove();
     }
     let _ = send(control, &record, plan.collect.then_some(ready.workspace));
     if keep_directory {
@@ -75,7 +75,7 @@ fn report(plan: &Plan<'_>, ready: &Ready, summary: Summary) -> ! {
                 _ => break,
             }
         }
-        clean_up(plan);
+        plan.on_host.remove();
     }
     sys::exit(0)
 }
@@ -108,7 +108,7 @@ fn start(plan: &Plan<'_>, ready: &Ready) -> Result<(i32, RawFd), Failure> {
         exit_signal: libc::SIGCHLD.cast_unsigned().into(),
         ..CloneArgs::default()
     };
-    if let Some(group) = &plan.cgroup {
+    if let Some(group) = &plan.on_host.cgroup {
         args.flags |= CLONE_INTO_CGROUP;
         args.cgroup = group.directory.as_raw_fd().cast_unsigned().into();
     }
@@ -270,7 +270,7 @@ fn receive(control: RawFd) -> Received {
 
 /// Kills and reaps everything that the program left.
 fn end_all(plan: &Plan<'_>, state: &mut State) {
-    if let Some(group) = &plan.cgroup {
+    if let Some(group) = &plan.on_host.cgroup {
         // Since Linux 5.14; what it misses is found below.
         let _ = sys::write_file(group.directory.as_raw_fd(), c"cgroup.kill", b"1");
     }
@@ -297,7 +297,7 @@ fn cpu_time(plan: &Plan<'_>, state: &State) -> u64 {
 }
 
 fn cgroup_cpu(plan: &Plan<'_>) -> Option<u64> {
-    let group = plan.cgroup.as_ref()?.directory.as_raw_fd();
+    let group = plan.on_host.cgroup.as_ref()?.directory.as_raw_fd();
     cgroup_value(group, c"cpu.stat", b"usage_usec").map(|micros| micros.saturating_mul(1000))
 }
 
@@ -318,7 +318,7 @@ fn summary(plan: &Plan<'_>, state: &State, cause: Cause, begin: u64) -> Summary 
     let wall_nanos = now().saturating_sub(begin);
     let (mut peak_bytes, mut cpu_nanos) = sys::usage(libc::RUSAGE_CHILDREN).unwrap_or((0, 0));
     let mut oom_kills = 0;
-    if let Some(group) = &plan.cgroup {
+    if let Some(group) = &plan.on_host.cgroup {
         let group = group.directory.as_raw_fd();
         peak_bytes = cgroup_value(group, c"memory.peak", b"").unwrap_or(peak_bytes);
         cpu_nanos = cgroup_cpu(plan).unwrap_or(cpu_nanos);

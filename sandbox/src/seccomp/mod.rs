@@ -23,6 +23,10 @@ use std::sync::OnceLock;
 #[derive(Debug)]
 pub(crate) struct Group {
     /// Why they are listed.
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "said beside the data; a test demands it")
+    )]
     pub(crate) reason: &'static str,
     /// Their numbers on this architecture.
     pub(crate) calls: &'static [libc::c_long],
@@ -43,6 +47,10 @@ pub(crate) enum Condition {
 #[derive(Debug)]
 pub(crate) struct Rule {
     /// Why.
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "said beside the data; a test demands it")
+    )]
     pub(crate) reason: &'static str,
     /// The call's number.
     pub(crate) call: libc::c_long,

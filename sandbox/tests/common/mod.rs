@@ -1,0 +1,160 @@
+//! What the tests share: running a program in each mode, and looking for what is left behind.
+
+#![allow(
+    dead_code,
+    clippy::allow_attributes,
+    reason = "each test file uses a part of it"
+)]
+
+use ringfence_sandbox::{
+    Content, Ended, InputFile, Namespaces, Report, Running, Spec, Stdin, WorkspacePath, spawn,
+};
+use std::fs;
+use std::io::{Read, Write};
+use std::path::Path;
+use std::thread;
+
+/// With all that the kernel grants, and with the required layers alone.
+pub(crate) const MODES: [Namespaces; 2] = [Namespaces::Auto, Namespaces::Off];
+
+/// Everything about an execution that has ended.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) report: Report,
+    pub(crate) stdout: Vec<u8>,
+    pub(crate) stderr: Vec<u8>,
+}
+
+impl Outcome {
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).trim().to_owned()
+    }
+
+    pub(crate) fn errors(&self) -> String {
+        String::from_utf8_lossy(&self.stderr).into_owned()
+    }
+
+    pub(crate) fn code(&self) -> u8 {
+        match self.report.ended {
+            Ended::Exited { code } => code,
+            other => panic!("{other:?}: {}", self.errors()),
+        }
+    }
+}
+
+pub(crate) fn spec(program: &str, args: &[&str], mode: Namespaces) -> Spec {
+    let mut spec = Spec::new(program);
+    spec.args = args.iter().map(Into::into).collect();
+    spec.namespaces = mode;
+    spec
+}
+
+pub(crate) fn shell(script: &str, mode: Namespaces) -> Spec {
+    spec("sh", &["-c", script], mode)
+}
+
+/// The system's Python, which every user can reach.
+pub(crate) fn python(code: &str, mode: Namespaces) -> Spec {
+    spec("/usr/bin/python3", &["-c", code], mode)
+}
+
+pub(crate) fn file(path: &str, mode: u32, content: &[u8]) -> InputFile {
+    let path = WorkspacePath::try_from(path).unwrap();
+    InputFile {
+        path,
+        mode,
+        content: Content::Bytes(content.to_vec()),
+    }
+}
+
+/// Runs to the end, with this on standard input.
+pub(crate) fn run_with(mut spec: Spec, input: Vec<u8>) -> Outcome {
+    if !input.is_empty() {
+        spec.stdin = Stdin::Piped;
+    }
+    finish(spawn(spec).unwrap(), input)
+}
+
+pub(crate) fn run(spec: Spec) -> Outcome {
+    run_with(spec, Vec::new())
+}
+
+pub(crate) fn finish(mut running: Running, input: Vec<u8>) -> Outcome {
+    let stdin = running.stdin.take();
+    let writer = thread::spawn(move || {
+        if let Some(mut stdin) = stdin {
+            // A program that does not read to the end closes the pipe.
+            let _ = stdin.write_all(&input);
+        }
+    });
+    let read = |mut pipe: std::io::PipeReader| {
+        thread::spawn(move || {
+            let mut bytes = Vec::new();
+            pipe.read_to_end(&mut bytes).unwrap();
+            bytes
+        })
+    };
+    let stdout = read(running.stdout.take().unwrap());
+    let stderr = read(running.stderr.take().unwrap());
+    let finished = running.wait().unwrap();
+    writer.join().unwrap();
+    Outcome {
+        report: finished.report,
+        stdout: stdout.join().unwrap(),
+        stderr: stderr.join().unwrap(),
+    }
+}
+
+/// Processes whose command line contains this, zombies aside.
+pub(crate) fn processes_with(marker: &str) -> Vec<u32> {
+    let entries = fs::read_dir("/proc").unwrap().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter(|pid| {
+        fs::read(format!("/proc/{pid}/cmdline"))
+            .is_ok_and(|line| String::from_utf8_lossy(&line).contains(marker))
+            && *pid != std::process::id()
+    })
+    .collect()
+}
+
+/// A number that no other test and no other run uses, for `sleep`.
+pub(crate) fn unique_seconds() -> String {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    format!("8{:07}.{number:03}", std::process::id())
+}
+
+pub(crate) fn is_root() -> bool {
+    fs::metadata("/proc/self").is_ok_and(|metadata| {
+        use std::os::unix::fs::MetadataExt as _;
+        metadata.uid() == 0
+    })
+}
+
+/// Private directories on the host that are there now.
+pub(crate) fn host_directories() -> Vec<String> {
+    let temporary = std::env::temp_dir();
+    let entries = fs::read_dir(&temporary).unwrap().flatten();
+    let ours = entries.filter(|entry| {
+        let name = entry.file_name();
+        name.to_str()
+            .and_then(|name| name.strip_prefix("ringfence-")?.parse::<u32>().ok())
+            .is_some()
+    });
+    let mine = format!("{}-", std::process::id());
+    ours.filter_map(|entry| fs::read_dir(entry.path()).ok())
+        .flat_map(|entries| entries.flatten())
+        .filter_map(|entry| entry.file_name().to_str().map(str::to_owned))
+        .filter(|name| name.starts_with(&mine))
+        .collect()
+}
+
+/// Says loudly that a test could not run.
+pub(crate) fn skipped(why: &str) {
+    eprintln!("SKIPPED: {why}");
+}
+
+pub(crate) fn exists(path: &str) -> bool {
+    Path::new(path).exists()
+}

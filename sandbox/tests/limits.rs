@@ -1,0 +1,253 @@
+//! Limits: each is hit, named, and leaves nothing behind; extremes do no harm.
+#![cfg(target_os = "linux")]
+
+mod common;
+
+use common::{MODES, file, processes_with, python, run, run_with, shell, spec, unique_seconds};
+use ringfence_sandbox::{Ended, Layer, Limits, Namespaces, SpawnError, spawn};
+use std::time::{Duration, Instant};
+
+#[test]
+fn wall_time_ends_a_sleeper() {
+    for mode in MODES {
+        let seconds = unique_seconds();
+        let mut spec = spec("sleep", &[&seconds], mode);
+        spec.limits.wall = Some(Duration::from_millis(300));
+        let begin = Instant::now();
+        let outcome = run(spec);
+        assert_eq!(outcome.report.ended, Ended::TimedOut);
+        assert!(outcome.report.wall >= Duration::from_millis(300));
+        assert!(
+            begin.elapsed() < Duration::from_secs(20),
+            "{:?}",
+            begin.elapsed()
+        );
+        assert_eq!(processes_with(&seconds), []);
+    }
+}
+
+#[test]
+fn a_fork_bomb_ends_and_leaves_nothing() {
+    for mode in MODES {
+        let marker = unique_seconds();
+        let script = format!("bomb() {{ : {marker}; bomb | bomb & }}; bomb; sleep 60");
+        let mut bomb = shell(&script, mode);
+        bomb.limits.wall = Some(Duration::from_secs(1));
+        bomb.limits.processes = Some(64);
+        let outcome = run(bomb);
+        assert_eq!(outcome.report.ended, Ended::TimedOut);
+        assert_eq!(processes_with(&marker), []);
+    }
+}
+
+#[test]
+fn a_bomb_of_daemons_ends_too() {
+    let code = "
+import os, sys
+marker = sys.argv[1]
+while True:
+    try:
+        if os.fork() == 0:
+            os.setsid()
+            if os.fork(): os._exit(0)
+    except OSError: pass
+";
+    for mode in MODES {
+        let marker = unique_seconds();
+        let mut bomb = python(code, mode);
+        bomb.args.push(marker.as_str().into());
+        bomb.limits.wall = Some(Duration::from_secs(1));
+        bomb.limits.processes = Some(50);
+        let outcome = run(bomb);
+        assert_eq!(outcome.report.ended, Ended::TimedOut);
+        assert_eq!(processes_with(&marker), []);
+    }
+}
+
+#[test]
+fn the_number_of_processes_is_bounded() {
+    let code = "
+import os, time
+count = 1
+try:
+    while True:
+        if os.fork() == 0: time.sleep(60); os._exit(0)
+        count += 1
+except OSError as error: print(count, error.errno)
+";
+    for mode in MODES {
+        let mut spec = python(code, mode);
+        spec.limits.processes = Some(20);
+        let outcome = run(spec);
+        assert_eq!(outcome.code(), 0, "{}", outcome.errors());
+        let text = outcome.text();
+        let (count, errno) = text.split_once(' ').unwrap();
+        assert_eq!(errno, "11");
+        let count: u32 = count.parse().unwrap();
+        // Where processes are counted by user alone, others of that user come and go meanwhile.
+        assert!((10..=30).contains(&count), "{count}");
+        if mode == Namespaces::Auto {
+            assert_eq!(count, 20);
+        }
+    }
+}
+
+#[test]
+fn cpu_time_ends_a_spinner_but_not_a_sleeper() {
+    for mode in MODES {
+        let mut spinner = shell("while :; do :; done", mode);
+        spinner.limits.cpu = Some(Duration::from_millis(300));
+        let outcome = run(spinner);
+        assert_eq!(outcome.report.ended, Ended::CpuExceeded);
+        let cpu = outcome.report.cpu;
+        assert!(
+            cpu >= Duration::from_millis(250) && cpu < Duration::from_secs(3),
+            "{cpu:?}"
+        );
+        let mut sleeper = spec("sleep", &["0.5"], mode);
+        sleeper.limits.cpu = Some(Duration::from_millis(300));
+        assert_eq!(run(sleeper).code(), 0);
+    }
+}
+
+#[test]
+fn memory_is_bounded() {
+    let code = "
+try:
+    x = bytearray(512 << 20)
+    print('allocated')
+except MemoryError:
+    print('refused')
+";
+    for mode in MODES {
+        let mut spec = python(code, mode);
+        spec.limits.memory = Some(128 << 20);
+        let outcome = run(spec);
+        let refused = outcome.text() == "refused";
+        assert!(
+            refused || outcome.report.ended == Ended::MemoryExceeded,
+            "{outcome:?}"
+        );
+    }
+}
+
+#[test]
+fn files_and_descriptors_are_bounded() {
+    for mode in MODES {
+        let mut spec = shell("head -c 100000 /dev/zero >f; echo $? $(wc -c <f)", mode);
+        spec.limits.file_size = Some(4096);
+        let outcome = run(spec);
+        assert!(outcome.text().ends_with(" 4096"), "{outcome:?}");
+        let mut spec = shell("ulimit -n", mode);
+        spec.limits.open_files = Some(17);
+        assert_eq!(run(spec).text(), "17");
+    }
+}
+
+#[test]
+fn the_workspace_is_bounded_where_it_is_a_file_system_of_its_own() {
+    let mut full = shell(
+        "head -c 3000000 /dev/zero >a; head -c 3000000 /dev/zero >/tmp/b; stat -c %s a /tmp/b",
+        Namespaces::Auto,
+    );
+    full.limits.workspace = Some(4 << 20);
+    let outcome = run(full);
+    let sizes: u64 = outcome
+        .text()
+        .lines()
+        .map(|line| line.parse::<u64>().unwrap())
+        .sum();
+    if outcome
+        .report
+        .layers
+        .iter()
+        .any(|state| state.layer == Layer::MountNs && state.is_active())
+    {
+        assert!(
+            sizes <= 4 << 20 && outcome.errors().contains("No space"),
+            "{sizes}"
+        );
+        let mut none = shell("echo x >a", Namespaces::Auto);
+        none.limits.workspace = Some(0);
+        assert!(run(none).errors().contains("No space"));
+    }
+    let mut small = shell("true", Namespaces::Auto);
+    small.limits.workspace = Some(3);
+    small.files = vec![file("f", 0o644, b"four")];
+    assert!(matches!(spawn(small), Err(SpawnError::InvalidInput { .. })));
+}
+
+#[test]
+fn zero_is_hit_at_once_and_named() {
+    type Change = fn(&mut Limits);
+    let cases: [(Change, Ended); 4] = [
+        (|limits| limits.wall = Some(Duration::ZERO), Ended::TimedOut),
+        (
+            |limits| limits.cpu = Some(Duration::ZERO),
+            Ended::CpuExceeded,
+        ),
+        (|limits| limits.memory = Some(0), Ended::MemoryExceeded),
+        (|limits| limits.processes = Some(0), Ended::Killed),
+    ];
+    for mode in MODES {
+        for (change, expected) in cases {
+            let mut spec = spec("sleep", &["60"], mode);
+            change(&mut spec.limits);
+            let outcome = run_with(spec, b"input".to_vec());
+            assert_eq!(outcome.report.ended, expected);
+        }
+        // The program starts and learns it by itself.
+        let mut files = shell("true", mode);
+        files.limits.open_files = Some(0);
+        assert!(matches!(
+            run(files).report.ended,
+            Ended::Exited { .. } | Ended::Signaled { .. }
+        ));
+        let mut size = shell("echo x >f", mode);
+        size.limits.file_size = Some(0);
+        let report = run(size).report;
+        assert_ne!(report.ended, Ended::Exited { code: 0 });
+    }
+}
+
+#[test]
+fn the_largest_values_are_no_limit() {
+    for mode in MODES {
+        let mut spec = shell("echo x >f && cat f", mode);
+        spec.limits = Limits {
+            wall: Some(Duration::MAX),
+            cpu: Some(Duration::MAX),
+            memory: Some(u64::MAX),
+            processes: Some(u64::MAX),
+            open_files: Some(u64::MAX),
+            file_size: Some(u64::MAX),
+            workspace: Some(u64::MAX),
+            output: Some(u64::MAX),
+        };
+        assert_eq!(run(spec).text(), "x");
+        let mut spec = shell("echo x >f && cat f", mode);
+        spec.limits = Limits {
+            wall: None,
+            cpu: None,
+            memory: None,
+            processes: None,
+            open_files: None,
+            file_size: None,
+            workspace: None,
+            output: None,
+        };
+        assert_eq!(run(spec).text(), "x");
+    }
+}
+
+#[test]
+fn tiny_amounts_of_memory_end_with_a_name_or_a_status() {
+    for mode in MODES {
+        for bytes in [1, 4096, 200 << 10, 1 << 20] {
+            let mut spec = shell("true", mode);
+            spec.limits.memory = Some(bytes);
+            let report = run(spec).report;
+            assert_ne!(report.ended, Ended::TimedOut, "{bytes}");
+        }
+    }
+}
