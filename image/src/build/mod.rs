@@ -31,6 +31,8 @@ mod rootfs;
 mod signature;
 mod sources;
 mod steps;
+#[cfg(test)]
+mod tests;
 mod tree;
 mod wanted;
 

@@ -132,8 +132,13 @@ fn remove_others(directory: &Path, used: &BTreeSet<String>) -> Result<(), FileEr
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// Puts some image into `directory`.
+    pub(crate) fn publish_sample(directory: &Path, folder: &Path) {
+        publish(directory, Arch::Aarch64, &parts(folder, "0")).unwrap();
+    }
 
     fn part(folder: &Path, text: &str) -> Part {
         let path = folder.join(text);

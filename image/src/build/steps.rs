@@ -138,12 +138,11 @@ struct Build<'a> {
 impl Build<'_> {
     /// All parts, each taken from `store` where its inputs are those of an earlier build.
     fn parts(&mut self, store: &Store) -> Result<Parts, Error> {
-        let (kernel, modules) = match self.options.kernel {
-            Kernel::Source => (self.compiled(store)?, Vec::new()),
+        let (kernel, initramfs) = match self.options.kernel {
+            Kernel::Source => (self.compiled(store)?, self.initramfs(store, None, &[])?),
             Kernel::Prebuilt => self.packaged(store)?,
         };
         let rootfs = self.rootfs(store)?;
-        let initramfs = self.initramfs(store, &modules)?;
         Ok(Parts {
             kernel,
             initramfs,
@@ -191,28 +190,40 @@ impl Build<'_> {
         })
     }
 
-    /// Debian's kernel, and the modules that it needs.
-    fn packaged(&mut self, store: &Store) -> Result<(Part, Vec<Module>), Error> {
+    /// Debian's kernel, and the initramfs with its modules, both of one version.
+    fn packaged(&mut self, store: &Store) -> Result<(Part, Part), Error> {
+        if let [pin] = &self.planner.lock().role(Role::KernelPrebuilt)[..]
+            && let Some(kernel) = store.get(prebuilt_inputs(pin))
+            && let Some(initramfs) = store.get(self.initramfs_inputs(Some(pin)))
+        {
+            let kernel = Part {
+                artefact: kernel,
+                made_from: vec![pin.label()],
+            };
+            let made_from = self.initramfs_labels(Some(pin));
+            return Ok((
+                kernel,
+                Part {
+                    artefact: initramfs,
+                    made_from,
+                },
+            ));
+        }
         let (pin, package) = self.planner.fetch_one(Role::KernelPrebuilt)?;
         self.options
             .progress
             .step("taking kernel and modules out of their package");
         let prebuilt = prebuilt::extract(&package)?;
-        let pins = [pin];
-        let inputs = Inputs::of("kernel prebuilt")
-            .with_all(prebuilt::RECIPE)
-            .with_all(digests(&pins));
-        let artefact = store.get_or_make(inputs, |file| {
-            let written = file.write_all(&prebuilt.kernel);
-            written.map_err(failed("write the kernel of", &package))
+        let artefact = store.get_or_make(prebuilt_inputs(&pin), |file| {
+            file.write_all(&prebuilt.kernel)
+                .map_err(failed("write the kernel of", &package))
         })?;
-        Ok((
-            Part {
-                artefact,
-                made_from: labels(&pins, vec![]),
-            },
-            prebuilt.modules,
-        ))
+        let kernel = Part {
+            artefact,
+            made_from: vec![pin.label()],
+        };
+        let initramfs = self.initramfs(store, Some(&pin), &prebuilt.modules)?;
+        Ok((kernel, initramfs))
     }
 
     /// The root file system.
@@ -259,18 +270,14 @@ impl Build<'_> {
         })
     }
 
-    /// The initramfs.
-    fn initramfs(&self, store: &Store, modules: &[Module]) -> Result<Part, Error> {
-        let agent = Digest::of(&self.agent);
-        let inputs = Inputs::of("initramfs")
-            .with_all(initramfs::RECIPE)
-            .with(agent.to_string())
-            .with_all(
-                modules
-                    .iter()
-                    .flat_map(|module| [module.file.as_bytes(), &module.data]),
-            );
-        let artefact = store.get_or_make(inputs, |file| {
+    /// The initramfs; `modules` are those of the package `kernel`.
+    fn initramfs(
+        &self,
+        store: &Store,
+        kernel: Option<&Pin>,
+        modules: &[Module],
+    ) -> Result<Part, Error> {
+        let artefact = store.get_or_make(self.initramfs_inputs(kernel), |file| {
             self.options.progress.step("putting the initramfs together");
             let write = || {
                 let mut output = BufWriter::new(file);
@@ -279,17 +286,32 @@ impl Build<'_> {
             };
             write().map_err(Error::Initramfs)
         })?;
-        let mut made_from = vec![format!("guest-agent {agent}")];
-        made_from.extend(
-            modules
-                .iter()
-                .map(|module| format!("module {}", module.file)),
-        );
         Ok(Part {
             artefact,
-            made_from,
+            made_from: self.initramfs_labels(kernel),
         })
     }
+
+    fn initramfs_inputs(&self, kernel: Option<&Pin>) -> Inputs {
+        Inputs::of("initramfs")
+            .with_all(initramfs::RECIPE)
+            .with_all(prebuilt::RECIPE)
+            .with(&self.agent)
+            .with_all(kernel.map(|pin| pin.sha256.to_string()))
+    }
+
+    fn initramfs_labels(&self, kernel: Option<&Pin>) -> Vec<String> {
+        let agent = format!("guest-agent {}", Digest::of(&self.agent));
+        let modules = kernel.map(|pin| format!("modules of {}", pin.label()));
+        [agent].into_iter().chain(modules).collect()
+    }
+}
+
+/// What the packaged kernel is made of.
+fn prebuilt_inputs(pin: &Pin) -> Inputs {
+    Inputs::of("kernel prebuilt")
+        .with_all(prebuilt::RECIPE)
+        .with(pin.sha256.to_string())
 }
 
 /// Digests of packages, as inputs of a step.

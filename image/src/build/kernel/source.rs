@@ -5,7 +5,7 @@
 
 use super::super::deb::{self, Content, DebError};
 use super::super::files::{FileError, failed};
-use super::super::progress::Progress;
+use super::super::progress::{Meter, Progress};
 use super::config::{self, ConfigError};
 use super::is_image;
 use crate::Arch;
@@ -177,18 +177,21 @@ pub(crate) fn build(
         log: work.join("log"),
         progress,
     };
-    make.run("options of the kernel", &["tinyconfig"])?;
+    make.progress.step("setting the kernel's options");
+    make.run(None, &["tinyconfig"])?;
     let path = tree.join("ringfence.config");
     fs::write(&path, fragment).map_err(failed("write", &path))?;
     make.script(
         "scripts/kconfig/merge_config.sh",
         &["-m", ".config", "ringfence.config"],
     )?;
-    make.run("options of the kernel", &["olddefconfig"])?;
+    make.run(None, &["olddefconfig"])?;
     let path = tree.join(".config");
     let config = fs::read_to_string(&path).map_err(failed("read", &path))?;
     config::check(fragment, &config)?;
-    make.run("compiling the kernel, files", &["Image"])?;
+    let meter = progress.count("compiling the kernel, files");
+    make.run(Some(&meter), &["Image"])?;
+    drop(meter);
     let image = tree.join("arch/arm64/boot/Image");
     let mut head = [0; 64];
     let read = File::open(&image).and_then(|mut file| file.read_exact(&mut head));
@@ -234,19 +237,17 @@ fn unpack(package: &Path, work: &Path, progress: Progress) -> Result<(), SourceE
 /// Whether a file of the source takes part in the build. The first folder is the source's own.
 fn is_needed(path: &str) -> bool {
     let path = path.split_once('/').map_or("", |(_, path)| path);
-    if let Some(other) = path.strip_prefix("arch/")
-        && !["arm/", "arm64/"]
-            .iter()
-            .any(|arch| other.starts_with(arch))
-        && other.contains('/')
-    {
-        return false;
-    }
     let file = path.rsplit('/').next().unwrap_or_default();
     let describes = ["Kconfig", "Makefile", "Kbuild"]
         .iter()
         .any(|name| file.starts_with(name));
-    describes || !SKELETON.iter().any(|folder| path.starts_with(folder))
+    let of_other_arch = || {
+        let other = path
+            .strip_prefix("arch/")
+            .and_then(|path| path.split_once('/'));
+        other.is_some_and(|(arch, _)| !["arm", "arm64"].contains(&arch))
+    };
+    describes || !(of_other_arch() || SKELETON.iter().any(|folder| path.starts_with(folder)))
 }
 
 /// The one folder in a folder.
@@ -267,7 +268,7 @@ struct Make<'a> {
 }
 
 impl Make<'_> {
-    fn run(&self, what: &str, targets: &[&str]) -> Result<(), SourceError> {
+    fn run(&self, meter: Option<&Meter>, targets: &[&str]) -> Result<(), SourceError> {
         let jobs = std::thread::available_parallelism().map_or(1, usize::from);
         let mut command = Command::new("make");
         command.arg(format!("-j{jobs}"));
@@ -277,16 +278,16 @@ impl Make<'_> {
             self.tree.display()
         ));
         command.args(targets);
-        self.call(command, what)
+        self.call(command, meter)
     }
 
     fn script(&self, script: &str, arguments: &[&str]) -> Result<(), SourceError> {
         let mut command = Command::new(self.tree.join(script));
         command.args(arguments);
-        self.call(command, "options of the kernel")
+        self.call(command, None)
     }
 
-    fn call(&self, mut command: Command, what: &str) -> Result<(), SourceError> {
+    fn call(&self, mut command: Command, meter: Option<&Meter>) -> Result<(), SourceError> {
         let name = command.get_program().to_string_lossy().into_owned();
         let log = File::create(&self.log).map_err(failed("write", &self.log))?;
         command
@@ -310,13 +311,12 @@ impl Make<'_> {
             source,
         };
         let mut child = command.spawn().map_err(not_started)?;
-        let meter = self.progress.count(what);
         let lines = child
             .stdout
             .take()
             .map(|stdout| BufReader::new(stdout).lines());
         for _line in lines.into_iter().flatten().map_while(Result::ok) {
-            meter.tick();
+            meter.inspect(|meter| meter.tick());
         }
         let status = child.wait().map_err(not_started)?;
         if status.success() {
@@ -352,7 +352,8 @@ mod tests {
             ("linux/Makefile", true),
             ("linux/arch/Kconfig", true),
             ("linux/arch/arm64/kernel/head.S", true),
-            ("linux/arch/x86/Kconfig", false),
+            ("linux/arch/x86/ras/Kconfig", true),
+            ("linux/arch/x86/kernel/head_64.S", false),
             ("linux/sound/Kconfig", true),
             ("linux/sound/core/sound.c", false),
             ("linux/drivers/net/loopback.c", true),
