@@ -45,8 +45,9 @@ impl Stopwatch {
     }
 
     pub(super) fn lap(&mut self, console: &mut Console, step: &str) {
-        if let Some(since) = self.0.replace(Instant::now()).filter(|_| self.0.is_some()) {
+        if let Some(since) = &mut self.0 {
             console.say(&format!("{step}: {} us", since.elapsed().as_micros()));
+            *since = Instant::now();
         }
     }
 }

@@ -111,6 +111,7 @@ fn start(console: &mut Console) -> Result<Pid, InitError> {
         maximum: Some(OPEN_FILES),
     };
     rustix::process::setrlimit(Resource::Nofile, files).map_err(step("raise RLIMIT_NOFILE"))?;
+    overcommit();
     watch.lap(console, "control groups");
     match fork()? {
         Some(agent) => {
@@ -122,6 +123,13 @@ fn start(console: &mut Console) -> Result<Pid, InitError> {
             become_agent()
         }
     }
+}
+
+/// Has the kernel promise more memory than there is, so that a program which asks for too much hits
+/// its limit and that is reported, rather than an allocation that fails because the guest is small.
+/// A kernel without this setting keeps its own judgement, which is good enough.
+fn overcommit() {
+    let _unchanged = std::fs::write("/proc/sys/vm/overcommit_memory", "1");
 }
 
 /// Forks. `None` in the child.
