@@ -402,7 +402,27 @@ pub(crate) unsafe fn clone3(args: &CloneArgs) -> Sys<i32> {
     let at = std::ptr::from_ref(args) as usize;
     // SAFETY: the kernel reads `CloneArgs`, which is borrowed for the call; the rest is the
     // caller's promise.
-    unsafe { call(libc::SYS_clone3, [at, size_of::<CloneArgs>()]) }.map(int)
+    let cloned = unsafe { call(libc::SYS_clone3, [at, size_of::<CloneArgs>()]) };
+    let cloned = match (cloned, old_clone_flags(args)) {
+        // Container runtimes refuse `clone3` so, because their filter cannot look into it.
+        // SAFETY: the flags share no memory, by the caller's promise; the kernel stores at most a
+        // descriptor at `pidfd`, which is the caller's, as `clone3` would have done.
+        (Err(Errno(libc::ENOSYS)), Some(flags)) => unsafe {
+            call(
+                libc::SYS_clone,
+                [flags, 0, usize::try_from(args.pidfd).unwrap_or(0)],
+            )
+        },
+        (cloned, _) => cloned,
+    };
+    cloned.map(int)
+}
+
+/// What `clone` takes instead, where it can do the same: it knows 32 bits of flags, the lowest of
+/// which are the exit signal, and stores the descriptor where `clone3` has the parent's number.
+fn old_clone_flags(args: &CloneArgs) -> Option<usize> {
+    let flags = u32::try_from(args.flags | args.exit_signal).ok()?;
+    usize::try_from(flags).ok()
 }
 
 /// All 64 signals.
