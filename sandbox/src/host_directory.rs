@@ -1,8 +1,8 @@
 //! The private directory on the host, where there is no mount namespace.
 //!
-//! All of a user's sandboxes have a directory below one of the system's temporary directory. Each
-//! is locked (`flock`) as long as its supervisor or its caller lives; one that can be locked was
-//! left behind by a machine that lost both, and the next sandbox removes it.
+//! Each sandbox has one in the system's temporary directory, so that nothing is left there when it
+//! is gone. It is locked (`flock`) as long as its supervisor or its caller lives; one that can be
+//! locked was left behind by a machine that lost both, and the next sandbox removes it.
 
 use crate::init::remove_tree;
 use crate::plan::HostDirectory;
@@ -20,25 +20,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub(crate) fn create(uid: u32) -> io::Result<(PathBuf, HostDirectory)> {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     static SWEPT: Once = Once::new();
-    let parent = std::env::temp_dir()
-        .canonicalize()?
-        .join(format!("ringfence-{uid}"));
-    let mode = if uid == 0 { 0o711 } else { 0o700 };
-    match DirBuilder::new().mode(mode).create(&parent) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-        _ => {}
-    }
+    let parent = std::env::temp_dir().canonicalize()?;
     let opened = open(&parent)?;
-    let metadata = opened.metadata()?;
-    // Somebody else could have made it first.
-    if metadata.uid() != uid || metadata.mode() & 0o022 != 0 {
-        let text = format!("{parent:?} belongs to somebody else, or others can write to it");
-        return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
-    }
-    SWEPT.call_once(|| sweep(&parent, &opened));
+    let prefix = format!("ringfence-{uid}-");
+    // The sandbox's own user passes through root's.
+    let mode = if uid == 0 { 0o711 } else { 0o700 };
+    SWEPT.call_once(|| sweep(&parent, &opened, &prefix, uid));
     loop {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("{}-{number}", std::process::id());
+        let name = format!("{prefix}{}-{number}", std::process::id());
         let path = parent.join(&name);
         match DirBuilder::new().mode(mode).create(&path) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
@@ -69,14 +59,21 @@ fn open(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-/// Removes what nobody holds any more.
-fn sweep(parent: &Path, opened: &File) {
+/// Removes what nobody holds any more. Others can make directories of such names too: only the
+/// user's own are looked into.
+fn sweep(parent: &Path, opened: &File, prefix: &str, uid: u32) {
     let Ok(entries) = fs::read_dir(parent) else {
         return;
     };
     for entry in entries.flatten() {
-        let name = CString::new(entry.file_name().as_bytes());
-        if let (Ok(directory), Ok(name)) = (open(&entry.path()), name)
+        let name = entry.file_name();
+        if !name.as_bytes().starts_with(prefix.as_bytes()) {
+            continue;
+        }
+        if let (Ok(directory), Ok(name)) = (open(&entry.path()), CString::new(name.as_bytes()))
+            && directory
+                .metadata()
+                .is_ok_and(|metadata| metadata.uid() == uid)
             && directory.try_lock().is_ok()
         {
             remove_tree(opened.as_raw_fd(), directory.as_raw_fd(), &name);
@@ -91,14 +88,20 @@ mod tests {
     #[test]
     fn only_what_nobody_holds_is_swept() {
         let parent = tempfile::tempdir().unwrap();
-        let (held, left) = (parent.path().join("1-0"), parent.path().join("1-1"));
-        for directory in [&held, &left] {
+        let uid = parent.path().metadata().unwrap().uid();
+        let paths = ["own-1-0", "own-1-1", "other-1-1"].map(|name| parent.path().join(name));
+        for directory in &paths {
             fs::create_dir_all(directory.join("workspace/deep")).unwrap();
         }
+        let [held, left, other] = paths;
         let holder = open(&held).unwrap();
         holder.try_lock().unwrap();
-        sweep(parent.path(), &open(parent.path()).unwrap());
+        let opened = open(parent.path()).unwrap();
+        sweep(parent.path(), &opened, "own-", uid + 1);
+        assert!(left.exists(), "of another user");
+        sweep(parent.path(), &opened, "own-", uid);
         assert!(held.join("workspace/deep").exists());
         assert!(!left.exists());
+        assert!(other.exists());
     }
 }

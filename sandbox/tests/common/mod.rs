@@ -132,21 +132,13 @@ pub(crate) fn is_root() -> bool {
     })
 }
 
-/// Private directories on the host that are there now.
+/// Private directories on the host that are there now and were made by this process.
 pub(crate) fn host_directories() -> Vec<String> {
-    let temporary = std::env::temp_dir();
-    let entries = fs::read_dir(&temporary).unwrap().flatten();
-    let ours = entries.filter(|entry| {
-        let name = entry.file_name();
-        name.to_str()
-            .and_then(|name| name.strip_prefix("ringfence-")?.parse::<u32>().ok())
-            .is_some()
-    });
-    let mine = format!("{}-", std::process::id());
-    ours.filter_map(|entry| fs::read_dir(entry.path()).ok())
-        .flat_map(|entries| entries.flatten())
-        .filter_map(|entry| entry.file_name().to_str().map(str::to_owned))
-        .filter(|name| name.starts_with(&mine))
+    let entries = fs::read_dir(std::env::temp_dir()).unwrap().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    let mine = format!("-{}-", std::process::id());
+    names
+        .filter(|name| name.starts_with("ringfence-") && name.contains(&mine))
         .collect()
 }
 
@@ -157,4 +149,49 @@ pub(crate) fn skipped(why: &str) {
 
 pub(crate) fn exists(path: &str) -> bool {
     Path::new(path).exists()
+}
+
+/// Runs the same test binary as somebody who is not root, without these tests.
+pub(crate) fn repeat_unprivileged(skip: &[&str]) {
+    use std::os::unix::fs::PermissionsExt as _;
+    if !is_root() {
+        return skipped("the tests run unprivileged already");
+    }
+    if !exists("/usr/bin/setpriv") {
+        return skipped("setpriv is not installed");
+    }
+    let home = tempfile::tempdir().unwrap();
+    fs::set_permissions(home.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    // A copy, because the build directory may be closed to others.
+    let copy = home.path().join("tests");
+    fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
+    let mut again = std::process::Command::new("/usr/bin/setpriv");
+    again
+        .args([
+            "--reuid",
+            "65534",
+            "--regid",
+            "65534",
+            "--clear-groups",
+            "--",
+        ])
+        .arg(&copy);
+    for test in skip {
+        again.args(["--skip", test]);
+    }
+    let output = again
+        .args(["--test-threads", "2"])
+        .env("HOME", home.path())
+        .env("TMPDIR", home.path())
+        .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+        .current_dir("/")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success(),
+        "{text}\n{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(text.contains("test result: ok"));
 }
