@@ -21,6 +21,8 @@ use std::sync::OnceLock;
 const NEEDED: i32 = 2;
 /// Abstract Unix sockets and signals can be confined (Linux 6.12).
 const SCOPES: i32 = 6;
+/// Connecting to a Unix socket by its path can be confined (Linux 7.1).
+const PATH_SOCKETS: i32 = 9;
 
 /// The kernel's version of Landlock's interface, 0 without Landlock.
 pub(crate) fn version() -> i32 {
@@ -39,8 +41,14 @@ pub(crate) fn version() -> i32 {
 }
 
 /// Whether Landlock keeps the program from the abstract sockets of others.
-pub(crate) fn scopes_sockets() -> bool {
+pub(crate) fn confines_abstract_sockets() -> bool {
     version() >= SCOPES
+}
+
+/// Whether Landlock keeps the program from the sockets of others that have a path, such as a user's
+/// D-Bus, through which a program outside could be started.
+pub(crate) fn confines_path_sockets() -> bool {
+    version() >= PATH_SOCKETS
 }
 
 /// Why Landlock cannot be had, if so.

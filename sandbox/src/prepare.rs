@@ -71,7 +71,8 @@ pub(crate) fn prepare<'s>(
     let execution = execution(spec, &resolved, environment)?;
 
     let separated = Separated {
-        sockets: confine::scopes_sockets() || attempt.has(Layer::NetNs),
+        sockets: (attempt.has(Layer::NetNs) || confine::confines_abstract_sockets())
+            && (private || confine::confines_path_sockets()),
         ipc: attempt.has(Layer::IpcNs),
         pids: attempt.has(Layer::PidNs),
     };

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{MODES, file, finish, is_root, python, run, run_with, shell, skipped, spec};
+use common::{MODES, file, finish, python, run, run_with, shell, skipped, spec};
 use ringfence_sandbox::{
     Access, Content, Ended, Grant, InputFile, Layer, Namespaces, SpawnError, Spec, WorkspacePath,
     probe, spawn,
@@ -378,44 +378,9 @@ fn the_first_cause_of_a_kill_wins() {
     }
 }
 
-/// The same tests as somebody who is not root.
 #[test]
 fn everything_works_for_an_unprivileged_caller() {
-    if !is_root() {
-        return;
-    }
-    if !common::exists("/usr/bin/setpriv") {
-        return skipped("setpriv is not installed");
-    }
-    let home = tempfile::tempdir().unwrap();
-    fs::set_permissions(home.path(), fs::Permissions::from_mode(0o777)).unwrap();
-    // A copy, because the build directory may be closed to others.
-    let copy = home.path().join("tests");
-    fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
-    let output = std::process::Command::new("setpriv")
-        .args([
-            "--reuid",
-            "65534",
-            "--regid",
-            "65534",
-            "--clear-groups",
-            "--",
-        ])
-        .arg(&copy)
-        .args(["--skip", "the_python_on_path", "--test-threads", "2"])
-        .env("HOME", home.path())
-        .env("TMPDIR", home.path())
-        .env("PATH", "/usr/local/bin:/usr/bin:/bin")
-        .current_dir("/")
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(
-        output.status.success(),
-        "{text}\n{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    assert!(text.contains("test result: ok"));
+    common::repeat_unprivileged(&["everything_works", "the_python_on_path"]);
 }
 
 #[test]

@@ -285,3 +285,9 @@ fn the_caller_s_own_children_are_left_alone() {
         Ended::Exited { code: 0 }
     );
 }
+
+#[test]
+fn nothing_survives_for_an_unprivileged_caller_either() {
+    let _guard = alone();
+    common::repeat_unprivileged(&["nothing_survives_for_an_unprivileged_caller_either"]);
+}

@@ -167,7 +167,7 @@ fn the_workspace_is_bounded_where_it_is_a_file_system_of_its_own() {
             sizes <= 4 << 20 && outcome.errors().contains("No space"),
             "{sizes}"
         );
-        let mut none = shell("echo x >a", Namespaces::Auto);
+        let mut none = shell("head -c 1 /dev/zero >a", Namespaces::Auto);
         none.limits.workspace = Some(0);
         assert!(run(none).errors().contains("No space"));
     }
@@ -250,4 +250,9 @@ fn tiny_amounts_of_memory_end_with_a_name_or_a_status() {
             assert_ne!(report.ended, Ended::TimedOut, "{bytes}");
         }
     }
+}
+
+#[test]
+fn everything_is_limited_for_an_unprivileged_caller_too() {
+    common::repeat_unprivileged(&["everything_is_limited_for_an_unprivileged_caller_too"]);
 }

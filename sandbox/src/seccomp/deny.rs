@@ -143,9 +143,9 @@ pub(crate) const RULES: &[Rule] = &[
     },
 ];
 
-/// Denied where the kernel cannot keep a Unix socket from the abstract names of others.
-pub(crate) const WITHOUT_SOCKET_SCOPE: &[Rule] = &[Rule {
-    reason: "an abstract socket of another process could be reached; pairs stay",
+/// Denied where nothing keeps a Unix socket from those of others.
+pub(crate) const WITHOUT_SOCKET_SEPARATION: &[Rule] = &[Rule {
+    reason: "a socket of another process could be reached; pairs stay",
     call: libc::SYS_socket,
     when: &[],
 }];

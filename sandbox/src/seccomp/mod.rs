@@ -66,7 +66,8 @@ pub(crate) struct FilterError(String);
 /// What other layers separate, so that the filter need not close it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Separated {
-    /// Abstract Unix sockets, by Landlock or a network namespace.
+    /// Unix sockets of others: abstract ones by Landlock or a network namespace, those with a path
+    /// by Landlock or a private root.
     pub(crate) sockets: bool,
     /// System V IPC and message queues, by a namespace.
     pub(crate) ipc: bool,
@@ -108,7 +109,7 @@ fn compile(separated: Separated) -> Result<Filters, FilterError> {
 
     let mut lists = vec![deny::RULES];
     if !separated.sockets {
-        lists.push(deny::WITHOUT_SOCKET_SCOPE);
+        lists.push(deny::WITHOUT_SOCKET_SEPARATION);
     }
     if !separated.ipc {
         lists.push(deny::WITHOUT_IPC_NAMESPACE);
@@ -252,7 +253,7 @@ mod tests {
             }
         }
         let lists = [
-            deny::WITHOUT_SOCKET_SCOPE,
+            deny::WITHOUT_SOCKET_SEPARATION,
             deny::WITHOUT_IPC_NAMESPACE,
             deny::WITHOUT_PID_NAMESPACE,
         ];
