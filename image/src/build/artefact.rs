@@ -95,7 +95,12 @@ impl Store {
 fn kept(path: &Path, note: &Path) -> Option<Artefact> {
     let noted: Digest = fs::read_to_string(note).ok()?.parse().ok()?;
     let (sha256, size) = Digest::of_file(path).ok()?;
-    (sha256 == noted).then(|| Artefact {
+    if sha256 != noted {
+        return None;
+    }
+    files::mark_used(path);
+    files::mark_used(note);
+    Some(Artefact {
         path: path.to_owned(),
         sha256,
         size,

@@ -133,6 +133,7 @@ impl Fetcher {
     pub(crate) fn fetch(&self, wanted: &Wanted<'_>) -> Result<PathBuf, FetchError> {
         let path = self.kept(&wanted.sha256);
         if is_intact(&path, wanted) {
+            files::mark_used(&path);
             return Ok(path);
         }
         let mut attempt = 1;

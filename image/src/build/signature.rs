@@ -207,3 +207,19 @@ fn expired(created: Option<Timestamp>, lifetime: Lifetime, now: Timestamp) -> bo
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_expire() {
+        let at = Timestamp::from_secs;
+        let lifetime = |seconds| Some(pgp::types::Duration::from_secs(seconds));
+        assert!(!expired(Some(at(100)), None, at(u32::MAX)));
+        assert!(!expired(Some(at(100)), lifetime(0), at(u32::MAX)));
+        assert!(!expired(Some(at(100)), lifetime(10), at(110)));
+        assert!(expired(Some(at(100)), lifetime(10), at(111)));
+        assert!(!expired(Some(at(100)), lifetime(u32::MAX), at(u32::MAX)));
+    }
+}

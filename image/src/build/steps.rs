@@ -62,6 +62,9 @@ pub(super) fn run(options: &Options) -> Result<Image, Error> {
     {
         files::write_bytes(path, build.planner.lock().to_string().as_bytes())?;
     }
+    for folder in [&cache.downloads, &cache.results] {
+        files::remove_unused(folder)?;
+    }
     let image = Image::open(output)?;
     image.verify()?;
     Ok(image)

@@ -15,7 +15,8 @@ use pgp::composed::{
     CleartextSignedMessage, KeyType, SecretKeyParamsBuilder, SignedPublicKey, SignedSecretKey,
     SubkeyParamsBuilder,
 };
-use pgp::types::Password;
+use pgp::packet::{SignatureConfig, SignatureType};
+use pgp::types::{Password, Timestamp};
 use std::collections::HashMap;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -86,15 +87,21 @@ fn answer(mut stream: TcpStream, files: &Files) -> std::io::Result<()> {
 
 /// A key that signs with a subkey, as the archive's do.
 fn key() -> SignedSecretKey {
+    key_made(Timestamp::now())
+}
+
+fn key_made(created: Timestamp) -> SignedSecretKey {
     let subkey = SubkeyParamsBuilder::default()
         .key_type(KeyType::Ed25519Legacy)
         .can_sign(true)
+        .created_at(created)
         .build()
         .unwrap();
     SecretKeyParamsBuilder::default()
         .key_type(KeyType::Ed25519Legacy)
         .can_certify(true)
         .can_sign(false)
+        .created_at(created)
         .primary_user_id("Archive <archive@example.org>".to_owned())
         .subkeys(vec![subkey])
         .build()
@@ -422,6 +429,50 @@ fn text_around_a_signed_message_is_not_part_of_it() {
     assert_eq!(keys.verify(&message).unwrap(), "Suite: x\n- dash\n");
     let around = format!("Suite: evil\n{message}\nSuite: evil\n");
     assert!(!keys.verify(&around).is_ok_and(|text| text.contains("evil")));
+}
+
+#[test]
+fn a_key_signs_nothing_before_it_was_made() {
+    let tomorrow = Timestamp::from_secs(Timestamp::now().as_secs() + 86_400);
+    let key = key_made(tomorrow);
+    let public = SignedPublicKey::from(key.clone())
+        .to_armored_string(None.into())
+        .unwrap();
+    let keys = Keys::parse(public.as_bytes(), "test").unwrap();
+    let error = keys.verify(&sign(&key, "Suite: x\n")).unwrap_err();
+    assert!(matches!(error, SignatureError::Untrusted { .. }));
+}
+
+#[test]
+fn a_revoked_subkey_signs_nothing() {
+    let key = key();
+    let mut public = SignedPublicKey::from(key.clone());
+    let message = sign(&key, "Suite: x\n");
+    let keys = |public: &SignedPublicKey| {
+        Keys::parse(
+            public.to_armored_string(None.into()).unwrap().as_bytes(),
+            "test",
+        )
+        .unwrap()
+    };
+    keys(&public).verify(&message).unwrap();
+    let subkey = public.public_subkeys.first_mut().unwrap();
+    let config = SignatureConfig::from_key(
+        rand::thread_rng(),
+        &key.primary_key,
+        SignatureType::SubkeyRevocation,
+    );
+    let revocation = config
+        .unwrap()
+        .sign_subkey_binding(
+            &key.primary_key,
+            key.primary_key.public_key(),
+            &Password::empty(),
+            &subkey.key,
+        )
+        .unwrap();
+    subkey.signatures.push(revocation);
+    assert!(keys(&public).verify(&message).is_err());
 }
 
 /// The smallest program for the guest that is accepted.
