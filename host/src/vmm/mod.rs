@@ -186,12 +186,12 @@ pub(crate) enum MachineError {
         message: String,
     },
     /// The guest did not report itself ready in time.
-    #[error("the guest was not ready after {}{}", humane(*after), tail_of(console))]
+    #[error("the guest was not ready after {:.1} s: {exit}", after.as_secs_f64())]
     BootTimeout {
         /// How long it had.
         after: Duration,
-        /// Last lines of the console, safe to print.
-        console: String,
+        /// How it was ended.
+        exit: Box<Exit>,
     },
     /// The guest is gone.
     #[error("the guest has ended: {exit}")]
@@ -214,15 +214,4 @@ pub(crate) enum MachineError {
         #[source]
         source: io::Error,
     },
-}
-
-fn humane(time: Duration) -> String {
-    format!("{:.1} s", time.as_secs_f64())
-}
-
-fn tail_of(console: &str) -> String {
-    match last_lines(console, 12) {
-        "" => "; the console is empty".to_owned(),
-        text => format!("\n--- console's last lines ---\n{text}"),
-    }
 }

@@ -170,13 +170,26 @@ fn start(command: &mut Command, inherited: &[OwnedFd]) -> io::Result<(Child, Own
     command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+        .stderr(Stdio::piped())
+        // The terminal's Ctrl-C is for this process, which then ends that one in order.
+        .process_group(0);
     let prepare = move || {
         set_parent_process_death_signal(Some(Signal::KILL))?;
         // The parent may have died before the line above.
         if getppid() != Some(parent) {
             return Err(Errno::SRCH.into());
         }
+        // Whatever the application has open is not for a guest's process. Without the call (before
+        // Linux 5.11) only what was opened without close-on-exec would get there.
+        // SAFETY: a system call with three integers, which opens and closes nothing.
+        unsafe {
+            libc::syscall(
+                libc::SYS_close_range,
+                3,
+                u32::MAX,
+                libc::CLOSE_RANGE_CLOEXEC,
+            )
+        };
         for &fd in &keep {
             // SAFETY: `supervise` holds the descriptors open until after the spawn, and the
             // child has a copy of each.
@@ -186,7 +199,7 @@ fn start(command: &mut Command, inherited: &[OwnedFd]) -> io::Result<(Child, Own
         Ok(())
     };
     // SAFETY: between fork and exec only async-signal-safe things may be done. `prepare` makes
-    // three kinds of system calls and reads memory that was allocated before.
+    // five kinds of system calls and reads memory that was allocated before.
     unsafe { command.pre_exec(prepare) };
     let mut child = command.spawn()?;
     let pidfd = Pid::from_raw(i32::try_from(child.id()).unwrap_or(0))

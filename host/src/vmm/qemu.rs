@@ -51,8 +51,11 @@ const MOST_CPUS: u8 = 123;
 /// # Errors
 /// [`MachineError::EngineMissing`], which says how to get it.
 pub(crate) fn find() -> Result<PathBuf, MachineError> {
-    std::env::var_os("PATH")
-        .iter()
+    find_in(std::env::var_os("PATH").as_deref())
+}
+
+fn find_in(path: Option<&OsStr>) -> Result<PathBuf, MachineError> {
+    path.iter()
         .flat_map(std::env::split_paths)
         .map(|dir| dir.join(PROGRAM))
         .find(|path| is_executable(path))
@@ -252,23 +255,27 @@ impl Qemu {
                 self.process.stop();
                 Err(MachineError::BootTimeout {
                     after: timeout,
-                    console: self.process.console(),
+                    exit: self.outcome(),
                 })
             }
         }
     }
 
     fn ended(&self) -> MachineError {
-        // Both that lead here come after the end was noted.
+        MachineError::Exited {
+            exit: self.outcome(),
+        }
+    }
+
+    /// How the guest ended. Whoever asks knows that it has.
+    fn outcome(&self) -> Box<Exit> {
         let exit = self.process.exit().unwrap_or_else(|| Exit {
             status: None,
             stopped: false,
             stderr: String::new(),
             console: self.process.console(),
         });
-        MachineError::Exited {
-            exit: Box::new(exit),
-        }
+        Box::new(exit)
     }
 }
 
@@ -295,3 +302,6 @@ impl Machine for Qemu {
         self.process.console()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -121,7 +121,6 @@ fn credit_stops_the_host_and_lets_it_go_on() {
         assert_eq!((header.op, payload.len()), (Operation::RW, expected));
         received += payload.len() as u32;
         if expected == 1000 {
-            guest.receive_op(Operation::CREDIT_REQUEST);
             guest.assert_silent();
         }
         let mut update = Guest::header(Operation::CREDIT_UPDATE, 7, host);
@@ -143,7 +142,6 @@ fn a_shrunken_buffer_gives_no_credit() {
     (update.buf_alloc, update.fwd_cnt) = (100, 0);
     guest.send(update, &[]);
     stream.write_all(&[2; 500]).unwrap();
-    guest.receive_op(Operation::CREDIT_REQUEST);
     guest.assert_silent();
     (update.buf_alloc, update.fwd_cnt) = (100, 1450);
     guest.send(update, &[]);
@@ -446,7 +444,7 @@ fn exchange(guest: &mut Guest, mut stream: UnixStream, len: u32) -> (Vec<u8>, Ve
     });
     let block: Vec<u8> = (0..60_013_u32).map(|i| ((i * i) >> 3) as u8).collect();
     let mut digest = Sha256::new();
-    let (mut sent, mut acknowledged, mut received) = (0_u32, 0_u32, 0_u32);
+    let (mut sent, mut acknowledged, mut received, mut announced) = (0_u32, 0_u32, 0_u32, 0_u32);
     loop {
         let chunk = &block[..block.len().min((len - sent) as usize)];
         if BUF_ALLOC - (sent - acknowledged) >= chunk.len() as u32 && sent < len {
@@ -464,6 +462,11 @@ fn exchange(guest: &mut Guest, mut stream: UnixStream, len: u32) -> (Vec<u8>, Ve
                     },
                 );
             }
+        } else if received - announced >= 50_000 {
+            let mut update = Guest::header(Operation::CREDIT_UPDATE, port, host);
+            (update.buf_alloc, update.fwd_cnt) = (100_000, received);
+            guest.send(update, &[]);
+            announced = received;
         } else if guest.inbox.is_empty() {
             guest.wait();
         }
@@ -473,11 +476,6 @@ fn exchange(guest: &mut Guest, mut stream: UnixStream, len: u32) -> (Vec<u8>, Ve
             received += payload.len() as u32;
             match header.op {
                 Operation::RW | Operation::CREDIT_UPDATE => {}
-                Operation::CREDIT_REQUEST => {
-                    let mut update = Guest::header(Operation::CREDIT_UPDATE, port, host);
-                    (update.buf_alloc, update.fwd_cnt) = (100_000, received);
-                    guest.send(update, &[]);
-                }
                 Operation::SHUTDOWN => {
                     assert_eq!(received, len);
                     return (echo.join().unwrap(), digest.finalize().to_vec());
