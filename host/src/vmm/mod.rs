@@ -26,6 +26,14 @@ mod console;
 mod process;
 #[cfg(target_os = "linux")]
 mod qemu;
+#[cfg_attr(
+    not(target_os = "linux"),
+    expect(
+        dead_code,
+        unused_imports,
+        reason = "the device's engines are Linux's so far"
+    )
+)]
 mod vsock;
 
 #[cfg(target_os = "linux")]
@@ -41,6 +49,10 @@ use std::time::Duration;
 
 /// What a guest is made of.
 #[derive(Debug)]
+#[cfg_attr(
+    not(target_os = "linux"),
+    expect(dead_code, reason = "only Linux has an engine so far")
+)]
 pub(crate) struct MachineConfig {
     /// Uncompressed arm64 `Image`.
     pub(crate) kernel: PathBuf,
@@ -139,6 +151,10 @@ fn last_lines(text: &str, count: usize) -> &str {
 /// Why there is no machine, or no connection to it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+#[cfg_attr(
+    not(target_os = "linux"),
+    expect(dead_code, reason = "only Linux has an engine so far")
+)]
 pub(crate) enum MachineError {
     /// The engine's program is not installed.
     #[error(
