@@ -78,12 +78,22 @@ impl Child {
             _sandbox: sandbox.clone(),
         };
         child.connect_input(session.stdin, input, stdin)?;
-        let stdout_reader = Metered { pipe: session.stdout, meter: Arc::clone(&meter) };
-        let stderr_reader = Metered { pipe: session.stderr, meter };
+        let stdout_reader = Metered {
+            pipe: session.stdout,
+            meter: Arc::clone(&meter),
+        };
+        let stderr_reader = Metered {
+            pipe: session.stderr,
+            meter,
+        };
         let inherited = || rustix::stdio::stdout().try_clone_to_owned();
-        child.stdout = child.connect_output(stdout_reader, stdout, inherited)?.map(ChildStdout);
+        child.stdout = child
+            .connect_output(stdout_reader, stdout, inherited)?
+            .map(ChildStdout);
         let inherited = || rustix::stdio::stderr().try_clone_to_owned();
-        child.stderr = child.connect_output(stderr_reader, stderr, inherited)?.map(ChildStderr);
+        child.stderr = child
+            .connect_output(stderr_reader, stderr, inherited)?
+            .map(ChildStderr);
         Ok(child)
     }
 
@@ -105,7 +115,10 @@ impl Child {
             (None, Kind::Inherit) => {
                 let own = rustix::stdio::stdin().try_clone_to_owned();
                 let file = own.map(File::from);
-                Some(file.and_then(|file| InputPump::of_file(file, pipe)).map_err(start)?)
+                Some(
+                    file.and_then(|file| InputPump::of_file(file, pipe))
+                        .map_err(start)?,
+                )
             }
             (None, Kind::File(file)) => Some(InputPump::of_file(file, pipe).map_err(start)?),
         };
@@ -128,8 +141,9 @@ impl Child {
         };
         let pump = thread::Builder::new().name("ringfence-output".into());
         let pump = pump.spawn(move || pump::output(reader, target));
-        self.outputs
-            .push(pump.map_err(Error::system("cannot start a thread for the program's output"))?);
+        self.outputs.push(pump.map_err(Error::system(
+            "cannot start a thread for the program's output",
+        ))?);
         Ok(None)
     }
 
@@ -162,7 +176,9 @@ impl Child {
         let mut written = Ok(());
         for pump in self.outputs.drain(..) {
             // A pump does not panic; if it did, its stream is incomplete.
-            let done = pump.join().unwrap_or_else(|_| Err(io::Error::other("the pump panicked")));
+            let done = pump
+                .join()
+                .unwrap_or_else(|_| Err(io::Error::other("the pump panicked")));
             written = written.and(done);
         }
         let report = outcome?;
@@ -198,15 +214,23 @@ impl Child {
         let (stdout, stderr) = (self.stdout.take(), self.stderr.take());
         let read = Error::system("cannot read the program's output");
         let collected = thread::scope(|scope| {
-            let stderr = thread::Builder::new().spawn_scoped(scope, || collect(stderr.map(|s| s.0)))?;
+            let stderr =
+                thread::Builder::new().spawn_scoped(scope, || collect(stderr.map(|s| s.0)))?;
             let stdout = collect(stdout.map(|s| s.0));
-            let stderr = stderr.join().unwrap_or_else(|_| Err(io::Error::other("reader panicked")));
+            let stderr = stderr
+                .join()
+                .unwrap_or_else(|_| Err(io::Error::other("reader panicked")));
             Ok((stdout?, stderr?))
         });
         let report = self.wait()?;
         let (stdout, stderr) = collected.map_err(read)?;
         let truncated = self.meter.exceeded.load(Ordering::Acquire);
-        Ok(Output { report, stdout, stderr, truncated })
+        Ok(Output {
+            report,
+            stdout,
+            stderr,
+            truncated,
+        })
     }
 
     /// Whether the output limit has cut the program's output short so far.

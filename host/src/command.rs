@@ -57,8 +57,21 @@ pub struct Command {
 impl Command {
     pub(crate) fn new(sandbox: Sandbox, program: OsString) -> Self {
         let env = sandbox.inner.config.env.clone();
-        let request = Request { program, args: Vec::new(), env, files: Vec::new(), stdin: false };
-        Self { sandbox, request, input: None, stdin: None, stdout: None, stderr: None }
+        let request = Request {
+            program,
+            args: Vec::new(),
+            env,
+            files: Vec::new(),
+            stdin: false,
+        };
+        Self {
+            sandbox,
+            request,
+            input: None,
+            stdin: None,
+            stdout: None,
+            stderr: None,
+        }
     }
 
     /// One more argument.
@@ -82,14 +95,20 @@ impl Command {
     /// A file in the workspace: its path there and its content.
     pub fn file(mut self, path: impl Into<OsString>, content: impl Into<Vec<u8>>) -> Self {
         let content = Content::Bytes(content.into());
-        self.request.files.push(InputFile { path: path.into(), content });
+        self.request.files.push(InputFile {
+            path: path.into(),
+            content,
+        });
         self
     }
 
     /// A copy of a file of the caller's in the workspace: its path there and its path here.
     pub fn file_from(mut self, path: impl Into<OsString>, source: impl Into<PathBuf>) -> Self {
         let content = Content::File(source.into());
-        self.request.files.push(InputFile { path: path.into(), content });
+        self.request.files.push(InputFile {
+            path: path.into(),
+            content,
+        });
         self
     }
 
@@ -162,13 +181,21 @@ fn check(request: &Request) -> Result<(), Error> {
     let mut total = 0_usize;
     let words = std::iter::once(&request.program).chain(&request.args);
     for (index, word) in words.enumerate() {
-        let name = || if index == 0 { "the program's name".into() } else { format!("argument {index}") };
+        let name = || {
+            if index == 0 {
+                "the program's name".into()
+            } else {
+                format!("argument {index}")
+            }
+        };
         total = total.saturating_add(check_word(word, word.len(), &name)?);
     }
     for (name, value) in &request.env {
         let bytes = name.as_bytes();
         if bytes.is_empty() || bytes.contains(&b'=') {
-            return Err(Error::invalid(format!("{name:?} is no name for an environment variable")));
+            return Err(Error::invalid(format!(
+                "{name:?} is no name for an environment variable"
+            )));
         }
         let what = || format!("environment variable {}", name.to_string_lossy());
         check_word(name, 0, &what)?;
@@ -204,7 +231,9 @@ fn check_files(files: &[InputFile]) -> Result<(), Error> {
     for file in files {
         let path = file.path.as_bytes();
         let shown = file.path.to_string_lossy();
-        let escapes = path.split(|byte| *byte == b'/').any(|part| matches!(part, b"" | b"." | b".."));
+        let escapes = path
+            .split(|byte| *byte == b'/')
+            .any(|part| matches!(part, b"" | b"." | b".."));
         if path.contains(&0) || escapes {
             return Err(Error::invalid(format!(
                 "{shown:?} is no place for a file in the workspace; give a relative path without \
@@ -224,17 +253,27 @@ impl InputFile {
         let (bytes, mode) = match self.content {
             Content::Bytes(bytes) => (Source::Bytes(bytes), 0o644),
             Content::File(path) => {
-                let input = |source| Error::Input { path: path.clone(), source };
+                let input = |source| Error::Input {
+                    path: path.clone(),
+                    source,
+                };
                 let file = File::open(&path).map_err(input)?;
                 let metadata = file.metadata().map_err(input)?;
                 if !metadata.is_file() {
-                    return Err(Error::invalid(format!("{} is not a regular file", path.display())));
+                    return Err(Error::invalid(format!(
+                        "{} is not a regular file",
+                        path.display()
+                    )));
                 }
                 let mode = std::os::unix::fs::PermissionsExt::mode(&metadata.permissions());
                 (Source::File(file, metadata.len()), mode & 0o777)
             }
         };
-        Ok(OpenFile { path: self.path, mode, source: bytes })
+        Ok(OpenFile {
+            path: self.path,
+            mode,
+            source: bytes,
+        })
     }
 }
 
@@ -259,7 +298,13 @@ mod tests {
 
     fn request() -> Request {
         let program = "true".into();
-        Request { program, args: vec![], env: vec![], files: vec![], stdin: false }
+        Request {
+            program,
+            args: vec![],
+            env: vec![],
+            files: vec![],
+            stdin: false,
+        }
     }
 
     #[track_caller]
@@ -271,24 +316,73 @@ mod tests {
     #[test]
     fn values_that_cannot_work_are_refused_with_their_name() {
         check(&request()).unwrap();
-        refused(&Request { program: "".into(), ..request() }, "name is empty");
-        refused(&Request { args: vec!["a\0b".into()], ..request() }, "argument 1 contains a NUL");
+        refused(
+            &Request {
+                program: "".into(),
+                ..request()
+            },
+            "name is empty",
+        );
+        refused(
+            &Request {
+                args: vec!["a\0b".into()],
+                ..request()
+            },
+            "argument 1 contains a NUL",
+        );
         let long = vec!["x".into(), "y".repeat(2 << 20).into()];
-        refused(&Request { args: long, ..request() }, "argument 2 has 2097152 bytes");
+        refused(
+            &Request {
+                args: long,
+                ..request()
+            },
+            "argument 2 has 2097152 bytes",
+        );
         let many = vec!["x".repeat(100_000).into(); 6];
-        refused(&Request { args: many, ..request() }, "take 600011 bytes");
+        refused(
+            &Request {
+                args: many,
+                ..request()
+            },
+            "take 600011 bytes",
+        );
         let env = vec![("A=B".into(), "".into())];
-        refused(&Request { env, ..request() }, "no name for an environment variable");
+        refused(
+            &Request { env, ..request() },
+            "no name for an environment variable",
+        );
     }
 
     #[test]
     fn files_stay_in_the_workspace() {
-        let at = |path: &str| InputFile { path: path.into(), content: Content::Bytes(vec![]) };
-        for path in ["../x", "/etc/passwd", "a/../../b", "", "a//b", "./a", "a/", "a\0b"] {
-            refused(&Request { files: vec![at(path)], ..request() }, "no place for a file");
+        let at = |path: &str| InputFile {
+            path: path.into(),
+            content: Content::Bytes(vec![]),
+        };
+        for path in [
+            "../x",
+            "/etc/passwd",
+            "a/../../b",
+            "",
+            "a//b",
+            "./a",
+            "a/",
+            "a\0b",
+        ] {
+            refused(
+                &Request {
+                    files: vec![at(path)],
+                    ..request()
+                },
+                "no place for a file",
+            );
         }
         let files = vec![at("a/b"), at("a/b")];
         refused(&Request { files, ..request() }, "two files are to become");
-        check(&Request { files: vec![at("a/b..c"), at(".x")], ..request() }).unwrap();
+        check(&Request {
+            files: vec![at("a/b..c"), at(".x")],
+            ..request()
+        })
+        .unwrap();
     }
 }

@@ -32,7 +32,9 @@ impl Diagnosis {
     #[must_use]
     pub fn process_usable(&self) -> bool {
         let active = |layer: &Layer| {
-            self.layers.iter().any(|state| state.layer == *layer && state.is_active())
+            self.layers
+                .iter()
+                .any(|state| state.layer == *layer && state.is_active())
         };
         Layer::REQUIRED.iter().all(active)
     }

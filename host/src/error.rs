@@ -85,7 +85,9 @@ pub enum Error {
 
 impl Error {
     pub(crate) fn invalid(message: impl Into<String>) -> Self {
-        Self::InvalidInput { message: message.into() }
+        Self::InvalidInput {
+            message: message.into(),
+        }
     }
 
     pub(crate) const fn system(what: &'static str) -> impl FnOnce(io::Error) -> Self {

@@ -26,9 +26,24 @@ struct Row {
 }
 
 const TABLE: [Row; 3] = [
-    Row { language: Language::Python, name: "python", program: "python3", file: "main.py" },
-    Row { language: Language::Shell, name: "shell", program: "sh", file: "main.sh" },
-    Row { language: Language::Node, name: "node", program: "node", file: "main.js" },
+    Row {
+        language: Language::Python,
+        name: "python",
+        program: "python3",
+        file: "main.py",
+    },
+    Row {
+        language: Language::Shell,
+        name: "shell",
+        program: "sh",
+        file: "main.sh",
+    },
+    Row {
+        language: Language::Node,
+        name: "node",
+        program: "node",
+        file: "main.js",
+    },
 ];
 
 impl Language {
@@ -46,7 +61,10 @@ impl Language {
     /// A command that runs `code` in `sandbox`.
     pub fn command(self, sandbox: &Sandbox, code: impl Into<Vec<u8>>) -> Command {
         let row = self.row();
-        sandbox.command(row.program).arg(row.file).file(row.file, code)
+        sandbox
+            .command(row.program)
+            .arg(row.file)
+            .file(row.file, code)
     }
 }
 
@@ -65,7 +83,11 @@ impl FromStr for Language {
     type Err = UnknownLanguage;
 
     fn from_str(text: &str) -> Result<Self, UnknownLanguage> {
-        TABLE.iter().find(|row| row.name == text).map(|row| row.language).ok_or(UnknownLanguage)
+        TABLE
+            .iter()
+            .find(|row| row.name == text)
+            .map(|row| row.language)
+            .ok_or(UnknownLanguage)
     }
 }
 

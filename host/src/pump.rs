@@ -54,30 +54,38 @@ impl InputPump {
         let thread = thread::Builder::new()
             .name("ringfence-input".into())
             .spawn(move || drop(to.write_all(&bytes)))?;
-        Ok(Self { cancel: None, thread: Some(thread) })
+        Ok(Self {
+            cancel: None,
+            thread: Some(thread),
+        })
     }
 
     pub(crate) fn of_file(mut from: File, mut to: PipeWriter) -> io::Result<Self> {
         let (cancelled, cancel) = io::pipe()?;
-        let thread = thread::Builder::new().name("ringfence-input".into()).spawn(move || {
-            let mut buffer = vec![0; BUFFER];
-            while readable(from.as_fd(), cancelled.as_fd()) {
-                match from.read(&mut buffer) {
-                    Ok(0) => break,
-                    Ok(len) => {
-                        if to.write_all(buffer.get(..len).unwrap_or_default()).is_err() {
+        let thread = thread::Builder::new()
+            .name("ringfence-input".into())
+            .spawn(move || {
+                let mut buffer = vec![0; BUFFER];
+                while readable(from.as_fd(), cancelled.as_fd()) {
+                    match from.read(&mut buffer) {
+                        Ok(0) => break,
+                        Ok(len) => {
+                            if to.write_all(buffer.get(..len).unwrap_or_default()).is_err() {
+                                break;
+                            }
+                        }
+                        Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                        Err(error) => {
+                            tracing::warn!(%error, "standard input cannot be read");
                             break;
                         }
                     }
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(error) => {
-                        tracing::warn!(%error, "standard input cannot be read");
-                        break;
-                    }
                 }
-            }
-        })?;
-        Ok(Self { cancel: Some(cancel), thread: Some(thread) })
+            })?;
+        Ok(Self {
+            cancel: Some(cancel),
+            thread: Some(thread),
+        })
     }
 }
 
@@ -94,7 +102,10 @@ impl Drop for InputPump {
 
 /// Waits until `from` can be read; false when `cancelled` has been closed first.
 pub(crate) fn readable(from: BorrowedFd<'_>, cancelled: BorrowedFd<'_>) -> bool {
-    let mut fds = [PollFd::new(&from, PollFlags::IN), PollFd::new(&cancelled, PollFlags::IN)];
+    let mut fds = [
+        PollFd::new(&from, PollFlags::IN),
+        PollFd::new(&cancelled, PollFlags::IN),
+    ];
     loop {
         match poll(&mut fds, None) {
             Ok(_) => return fds.get(1).is_some_and(|fd| fd.revents().is_empty()),

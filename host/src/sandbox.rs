@@ -45,8 +45,11 @@ pub enum Engine {
 pub struct UnknownName(&'static str);
 
 impl Isolation {
-    const NAMES: [(Self, &'static str); 3] =
-        [(Self::Auto, "auto"), (Self::Process, "process"), (Self::Vm, "vm")];
+    const NAMES: [(Self, &'static str); 3] = [
+        (Self::Auto, "auto"),
+        (Self::Process, "process"),
+        (Self::Vm, "vm"),
+    ];
 
     /// What [`Isolation::Auto`] stands for on this system.
     #[must_use]
@@ -60,12 +63,19 @@ impl Isolation {
 }
 
 impl Engine {
-    const NAMES: [(Self, &'static str); 4] =
-        [(Self::Auto, "auto"), (Self::Hvf, "hvf"), (Self::Kvm, "kvm"), (Self::Qemu, "qemu")];
+    const NAMES: [(Self, &'static str); 4] = [
+        (Self::Auto, "auto"),
+        (Self::Hvf, "hvf"),
+        (Self::Kvm, "kvm"),
+        (Self::Qemu, "qemu"),
+    ];
 }
 
 fn name_of<T: PartialEq>(names: &[(T, &'static str)], value: &T) -> &'static str {
-    names.iter().find(|(each, _)| each == value).map_or("", |(_, name)| name)
+    names
+        .iter()
+        .find(|(each, _)| each == value)
+        .map_or("", |(_, name)| name)
 }
 
 impl fmt::Display for Isolation {
@@ -85,7 +95,9 @@ impl FromStr for Isolation {
 
     fn from_str(text: &str) -> Result<Self, UnknownName> {
         let found = Self::NAMES.iter().find(|(_, name)| *name == text);
-        found.map(|(value, _)| *value).ok_or(UnknownName("auto, process and vm"))
+        found
+            .map(|(value, _)| *value)
+            .ok_or(UnknownName("auto, process and vm"))
     }
 }
 
@@ -94,7 +106,9 @@ impl FromStr for Engine {
 
     fn from_str(text: &str) -> Result<Self, UnknownName> {
         let found = Self::NAMES.iter().find(|(_, name)| *name == text);
-        found.map(|(value, _)| *value).ok_or(UnknownName("auto, hvf, kvm and qemu"))
+        found
+            .map(|(value, _)| *value)
+            .ok_or(UnknownName("auto, hvf, kvm and qemu"))
     }
 }
 
@@ -143,7 +157,9 @@ impl Default for Sandbox {
 impl Sandbox {
     /// Begins with the defaults.
     pub fn builder() -> SandboxBuilder {
-        SandboxBuilder { config: Config::default() }
+        SandboxBuilder {
+            config: Config::default(),
+        }
     }
 
     /// A command that runs `program`: a name to be found on `PATH`, an absolute path, or a path
@@ -153,7 +169,12 @@ impl Sandbox {
     }
 
     fn from_config(config: Config) -> Self {
-        Self { inner: Arc::new(Inner { config, machines: Machines::default() }) }
+        Self {
+            inner: Arc::new(Inner {
+                config,
+                machines: Machines::default(),
+            }),
+        }
     }
 }
 
@@ -227,13 +248,19 @@ impl SandboxBuilder {
 
     /// A host path that programs may read, at the same place.
     pub fn read_only(mut self, path: impl Into<PathBuf>) -> Self {
-        self.config.grants.push(Grant { path: path.into(), writable: false });
+        self.config.grants.push(Grant {
+            path: path.into(),
+            writable: false,
+        });
         self
     }
 
     /// A host path that programs may read and change, at the same place.
     pub fn read_write(mut self, path: impl Into<PathBuf>) -> Self {
-        self.config.grants.push(Grant { path: path.into(), writable: true });
+        self.config.grants.push(Grant {
+            path: path.into(),
+            writable: true,
+        });
         self
     }
 

@@ -29,7 +29,11 @@ impl Bench {
         println!("| what | median | against | ratio |\n|---|---|---|---|");
         self.spawn("`true` in a `process` sandbox", &["true"], 0)?;
         self.spawn("`true`, caller holds 1 GiB", &["true"], 1 << 30)?;
-        self.spawn("`python3 -c 'print(6*7)'` in a `process` sandbox", &["python3", "-c", "print(6*7)"], 0)?;
+        self.spawn(
+            "`python3 -c 'print(6*7)'` in a `process` sandbox",
+            &["python3", "-c", "print(6*7)"],
+            0,
+        )?;
         if !self.without_vm {
             crate::build_image::ensure(shell)?;
             self.vm()?;
@@ -46,24 +50,37 @@ impl Bench {
         let sandbox = Sandbox::builder().isolation(Isolation::Process).build()?;
         let mut confined = || -> anyhow::Result<()> {
             let output = sandbox.command(*program).args(args.to_vec()).output()?;
-            ensure!(output.report.success(), "{program} failed in the sandbox: {output:?}");
+            ensure!(
+                output.report.success(),
+                "{program} failed in the sandbox: {output:?}"
+            );
             Ok(())
         };
         let mut plain = || -> anyhow::Result<()> {
-            let output = Command::new(program).args(args).stdin(Stdio::null()).output()?;
+            let output = Command::new(program)
+                .args(args)
+                .stdin(Stdio::null())
+                .output()?;
             ensure!(output.status.success(), "{program} failed: {output:?}");
             Ok(())
         };
         let (confined, plain) = pair(self.runs, &mut confined, &mut plain)?;
         drop(held);
-        row(what, confined, &format!("plain: {}", show(plain)), Some((confined, plain)));
+        row(
+            what,
+            confined,
+            &format!("plain: {}", show(plain)),
+            Some((confined, plain)),
+        );
         Ok(())
     }
 
     /// Booting a VM, and a program in one that runs already.
     fn vm(&self) -> anyhow::Result<()> {
         let machine = || {
-            let builder = Sandbox::builder().isolation(Isolation::Vm).engine(Engine::Qemu);
+            let builder = Sandbox::builder()
+                .isolation(Isolation::Vm)
+                .engine(Engine::Qemu);
             builder.timeout(Duration::from_secs(60)).build()
         };
         let run = |sandbox: &Sandbox| -> anyhow::Result<Duration> {
@@ -81,8 +98,18 @@ impl Bench {
             boots.push(cold.saturating_sub(second));
             warm.push(second);
         }
-        row("boot to agent ready (qemu, emulated)", median(boots), "first run less second run", None);
-        row("`true` in a running VM (qemu, emulated)", median(warm), "", None);
+        row(
+            "boot to agent ready (qemu, emulated)",
+            median(boots),
+            "first run less second run",
+            None,
+        );
+        row(
+            "`true` in a running VM (qemu, emulated)",
+            median(warm),
+            "",
+            None,
+        );
         Ok(())
     }
 }
@@ -97,7 +124,9 @@ fn sizes() -> anyhow::Result<()> {
         let bytes = std::fs::metadata(&path)?.len();
         #[expect(clippy::cast_precision_loss, reason = "a size for people")]
         let size = bytes as f64 / f64::from(1 << 20);
-        let limit = most.map(|most| format!("aim: {most} MiB")).unwrap_or_default();
+        let limit = most
+            .map(|most| format!("aim: {most} MiB"))
+            .unwrap_or_default();
         println!("| {what} | {size:.2} MiB | {limit} | |");
     }
     Ok(())
@@ -130,7 +159,11 @@ fn median(mut times: Vec<Duration>) -> Duration {
 
 fn row(what: &str, time: Duration, against: &str, ratio: Option<(Duration, Duration)>) {
     let ratio = ratio.map(|(a, b)| format!("{:.2}×", a.as_secs_f64() / b.as_secs_f64()));
-    println!("| {what} | {} | {against} | {} |", show(time), ratio.unwrap_or_default());
+    println!(
+        "| {what} | {} | {against} | {} |",
+        show(time),
+        ratio.unwrap_or_default()
+    );
 }
 
 fn show(time: Duration) -> String {

@@ -32,18 +32,26 @@ print("workspace:", os.listdir("."))
 pub(crate) fn run(shell: &Shell) -> anyhow::Result<()> {
     crate::setup::run(shell)?;
     crate::build_image::ensure(shell)?;
-    cmd!(shell, "cargo build --release --package ringfence-cli").quiet().run()?;
+    cmd!(shell, "cargo build --release --package ringfence-cli")
+        .quiet()
+        .run()?;
     let binary = release_binary(shell)?;
     let isolations: &[&[&str]] = if cfg!(target_os = "linux") {
-        &[&["--isolation", "process"], &["--isolation", "vm", "--engine", "qemu"]]
+        &[
+            &["--isolation", "process"],
+            &["--isolation", "vm", "--engine", "qemu"],
+        ]
     } else {
         &[&["--isolation", "vm"]]
     };
     let mut costs = Vec::new();
-    for isolation in isolations {
+    for isolation in isolations.iter().copied() {
         println!("\n$ ringfence eval {} python …", isolation.join(" "));
         let started = std::time::Instant::now();
-        let run = cmd!(shell, "{binary} eval {isolation...} --timeout 60s --json python {PROGRAM}");
+        let run = cmd!(
+            shell,
+            "{binary} eval {isolation...} --timeout 60s --json python {PROGRAM}"
+        );
         let report = run.quiet().ignore_status().read()?;
         let whole = started.elapsed();
         let report: Value = serde_json::from_str(&report).context("ringfence printed no report")?;
@@ -52,7 +60,10 @@ pub(crate) fn run(shell: &Shell) -> anyhow::Result<()> {
         ensure!(report["exit_code"] == 0, "the program failed: {report}");
         costs.push((isolation.join(" "), report, whole));
     }
-    println!("\n{:<34} {:>10} {:>10} {:>12} {:>10}", "", "wall", "CPU", "peak memory", "in all");
+    println!(
+        "\n{:<34} {:>10} {:>10} {:>12} {:>10}",
+        "", "wall", "CPU", "peak memory", "in all"
+    );
     for (isolation, report, whole) in costs {
         println!(
             "{isolation:<34} {:>7.1} ms {:>7.1} ms {:>8.1} MiB {:>7} ms",
@@ -63,15 +74,21 @@ pub(crate) fn run(shell: &Shell) -> anyhow::Result<()> {
         );
         println!("  layers: {}", report["isolation"]["layers"]);
     }
-    println!("\n\"in all\" includes ringfence's own start and, with vm, booting the VM for this one run.");
+    println!(
+        "\n\"in all\" includes ringfence's own start and, with vm, booting the VM for this one run."
+    );
     Ok(())
 }
 
 /// Where cargo puts what it builds.
 pub(crate) fn target_directory(shell: &Shell) -> anyhow::Result<PathBuf> {
-    let metadata = cmd!(shell, "cargo metadata --no-deps --format-version 1").quiet().read()?;
+    let metadata = cmd!(shell, "cargo metadata --no-deps --format-version 1")
+        .quiet()
+        .read()?;
     let metadata: Value = serde_json::from_str(&metadata)?;
-    let target = metadata["target_directory"].as_str().context("cargo names no target folder")?;
+    let target = metadata["target_directory"]
+        .as_str()
+        .context("cargo names no target folder")?;
     Ok(PathBuf::from(target))
 }
 

@@ -47,11 +47,16 @@ fn debian_packages(shell: &Shell, wanted: &[&str]) -> anyhow::Result<()> {
     let mut missing = Vec::new();
     for package in wanted {
         let format = "--showformat=${Status}";
-        let state = cmd!(shell, "dpkg-query --show {format} {package}").quiet().ignore_stderr();
+        let state = cmd!(shell, "dpkg-query --show {format} {package}")
+            .quiet()
+            .ignore_stderr();
         match state.ignore_status().read() {
             Ok(state) if state.ends_with(" installed") => {}
             Ok(_) => missing.push(*package),
-            Err(_) => bail!("this is no Debian; install the equivalents of: {}", wanted.join(" ")),
+            Err(_) => bail!(
+                "this is no Debian; install the equivalents of: {}",
+                wanted.join(" ")
+            ),
         }
     }
     if missing.is_empty() {
@@ -59,7 +64,9 @@ fn debian_packages(shell: &Shell, wanted: &[&str]) -> anyhow::Result<()> {
     }
     let names = missing.join(" ");
     if !is_root() {
-        bail!("these packages are missing; run: sudo apt-get install --no-install-recommends {names}");
+        bail!(
+            "these packages are missing; run: sudo apt-get install --no-install-recommends {names}"
+        );
     }
     eprintln!("setup: installing {names}");
     cmd!(shell, "apt-get update -qq").quiet().run()?;
@@ -68,8 +75,14 @@ fn debian_packages(shell: &Shell, wanted: &[&str]) -> anyhow::Result<()> {
     if missing.contains(&QEMU) && !installable(shell, QEMU) {
         add_backports(shell)?;
     }
-    let install = cmd!(shell, "apt-get install --yes --no-install-recommends {missing...}");
-    install.env("DEBIAN_FRONTEND", "noninteractive").quiet().run()?;
+    let install = cmd!(
+        shell,
+        "apt-get install --yes --no-install-recommends {missing...}"
+    );
+    install
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .quiet()
+        .run()?;
     Ok(())
 }
 
@@ -79,14 +92,24 @@ fn is_root() -> bool {
 }
 
 fn installable(shell: &Shell, package: &str) -> bool {
-    let simulated = cmd!(shell, "apt-get install --simulate --no-install-recommends {package}");
-    simulated.quiet().ignore_stdout().ignore_stderr().run().is_ok()
+    let simulated = cmd!(
+        shell,
+        "apt-get install --simulate --no-install-recommends {package}"
+    );
+    simulated
+        .quiet()
+        .ignore_stdout()
+        .ignore_stderr()
+        .run()
+        .is_ok()
 }
 
 /// Adds the release's backports suite beside the configured one: same mirror, same keyring.
 fn add_backports(shell: &Shell) -> anyhow::Result<()> {
     let release = fs::read_to_string("/etc/os-release").context("cannot read /etc/os-release")?;
-    let codename = release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
+    let codename = release
+        .lines()
+        .find_map(|line| line.strip_prefix("VERSION_CODENAME="));
     let codename = codename.context("/etc/os-release names no release (VERSION_CODENAME)")?;
     let entry = backports_entry(codename)?;
     let (name, text) = entry;
@@ -99,12 +122,22 @@ fn add_backports(shell: &Shell) -> anyhow::Result<()> {
 
 fn backports_entry(codename: &str) -> anyhow::Result<(&'static str, String)> {
     let mut files: Vec<_> = fs::read_dir("/etc/apt/sources.list.d")
-        .map(|entries| entries.filter_map(Result::ok).map(|entry| entry.path()).collect())
+        .map(|entries| {
+            entries
+                .filter_map(Result::ok)
+                .map(|entry| entry.path())
+                .collect()
+        })
         .unwrap_or_default();
     files.push("/etc/apt/sources.list".into());
     for path in files {
-        let Ok(text) = fs::read_to_string(&path) else { continue };
-        if path.extension().is_some_and(|extension| extension == "sources") {
+        let Ok(text) = fs::read_to_string(&path) else {
+            continue;
+        };
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "sources")
+        {
             if let Some(stanza) = deb822_backports(&text, codename) {
                 return Ok(("ringfence-backports.sources", stanza));
             }
@@ -112,7 +145,9 @@ fn backports_entry(codename: &str) -> anyhow::Result<(&'static str, String)> {
             return Ok(("ringfence-backports.list", line));
         }
     }
-    bail!("found no apt source of {codename} to put its backports suite beside; install {QEMU} by hand")
+    bail!(
+        "found no apt source of {codename} to put its backports suite beside; install {QEMU} by hand"
+    )
 }
 
 /// The stanza that holds the release, for its backports instead.
@@ -121,9 +156,15 @@ fn deb822_backports(text: &str, codename: &str) -> Option<String> {
         line.strip_prefix("Suites:")
             .is_some_and(|suites| suites.split_whitespace().any(|suite| suite == codename))
     };
-    let stanza = text.split("\n\n").find(|stanza| stanza.lines().any(holds))?;
+    let stanza = text
+        .split("\n\n")
+        .find(|stanza| stanza.lines().any(holds))?;
     let lines = stanza.lines().map(|line| {
-        if holds(line) { format!("Suites: {codename}-backports\n") } else { format!("{line}\n") }
+        if holds(line) {
+            format!("Suites: {codename}-backports\n")
+        } else {
+            format!("{line}\n")
+        }
     });
     Some(lines.collect())
 }
@@ -135,7 +176,11 @@ fn one_line_backports(text: &str, codename: &str) -> Option<String> {
     };
     let line = text.lines().find(is_release)?;
     let words = line.split_whitespace().map(|word| {
-        if word == codename { format!("{codename}-backports") } else { word.to_owned() }
+        if word == codename {
+            format!("{codename}-backports")
+        } else {
+            word.to_owned()
+        }
     });
     Some(words.collect::<Vec<_>>().join(" ") + "\n")
 }

@@ -25,7 +25,9 @@ impl Test {
     pub(crate) fn run(&self, shell: &Shell) -> anyhow::Result<()> {
         step("setup", || crate::setup::run(shell))?;
         if !self.only_tests {
-            step("format", || Ok(cmd!(shell, "cargo fmt --all --check").quiet().run()?))?;
+            step("format", || {
+                Ok(cmd!(shell, "cargo fmt --all --check").quiet().run()?)
+            })?;
             step("lints", || lints(shell))?;
             step("dependencies", || dependencies(shell))?;
             step("documentation", || documentation(shell))?;
@@ -41,38 +43,70 @@ impl Test {
         let _variables = PROBES
             .iter()
             .map(|(target, variable)| {
-                cmd!(shell, "cargo build --package ringfence-probe --target {target}").quiet().run()?;
+                cmd!(
+                    shell,
+                    "cargo build --package ringfence-probe --target {target}"
+                )
+                .quiet()
+                .run()?;
                 let directory = crate::demo::target_directory(shell)?;
                 let probe = directory.join(target).join("debug").join("ringfence-probe");
                 Ok(shell.push_env(variable, probe))
             })
             .collect::<anyhow::Result<Vec<_>>>()?;
         // The tests drive the command that users get.
-        cmd!(shell, "cargo build --release --package ringfence-cli").quiet().run()?;
+        cmd!(shell, "cargo build --release --package ringfence-cli")
+            .quiet()
+            .run()?;
         let binary = crate::demo::release_binary(shell)?;
         let _binary = shell.push_env("RINGFENCE_BIN", binary);
         let _vm = (!self.without_vm).then(|| shell.push_env("RINGFENCE_TEST_REQUIRE_VM", "1"));
         // `cargo test` and not nextest: a fresh machine has it, and doc tests belong to it.
-        Ok(cmd!(shell, "cargo test --workspace --no-fail-fast").quiet().run()?)
+        Ok(cmd!(shell, "cargo test --workspace --no-fail-fast")
+            .quiet()
+            .run()?)
     }
 }
 
 fn lints(shell: &Shell) -> anyhow::Result<()> {
     let deny = ["-D", "warnings"];
-    cmd!(shell, "cargo clippy --workspace --all-targets --all-features -- {deny...}").quiet().run()?;
+    cmd!(
+        shell,
+        "cargo clippy --workspace --all-targets --all-features -- {deny...}"
+    )
+    .quiet()
+    .run()?;
     // The agent and the sandbox as the guest gets them.
     let target = "aarch64-unknown-linux-musl";
-    cmd!(shell, "cargo clippy --package guest-agent --target {target} -- {deny...}").quiet().run()?;
+    cmd!(
+        shell,
+        "cargo clippy --package guest-agent --target {target} -- {deny...}"
+    )
+    .quiet()
+    .run()?;
     Ok(())
 }
 
 /// Licences, sources and bans; advisories where their database can be reached.
 fn dependencies(shell: &Shell) -> anyhow::Result<()> {
-    if cmd!(shell, "cargo deny --version").quiet().ignore_stdout().ignore_stderr().run().is_err() {
+    if cmd!(shell, "cargo deny --version")
+        .quiet()
+        .ignore_stdout()
+        .ignore_stderr()
+        .run()
+        .is_err()
+    {
         eprintln!("installing cargo-deny (some minutes, once)");
-        cmd!(shell, "cargo install --quiet --locked cargo-deny").quiet().run()?;
+        cmd!(shell, "cargo install --quiet --locked cargo-deny")
+            .quiet()
+            .run()?;
     }
-    cmd!(shell, "cargo deny --log-level error check bans licenses sources").quiet().run()?;
+    cmd!(
+        shell,
+        "cargo deny --log-level error check bans licenses sources"
+    )
+    .quiet()
+    .run()?;
     let advisories = cmd!(shell, "cargo deny --log-level error check advisories").quiet();
     match advisories.ignore_stderr().output() {
         Ok(output) if output.status.success() => {}
@@ -89,18 +123,30 @@ fn dependencies(shell: &Shell) -> anyhow::Result<()> {
 
 fn documentation(shell: &Shell) -> anyhow::Result<()> {
     let _flags = shell.push_env("RUSTDOCFLAGS", "-D warnings");
-    Ok(cmd!(shell, "cargo doc --workspace --no-deps --document-private-items").quiet().run()?)
+    Ok(cmd!(
+        shell,
+        "cargo doc --workspace --no-deps --document-private-items"
+    )
+    .quiet()
+    .run()?)
 }
 
 /// Replays the corpora and a bounded number of mutations of them.
 fn fuzz(shell: &Shell) -> anyhow::Result<()> {
-    Ok(cmd!(shell, "cargo test --quiet --manifest-path fuzz/Cargo.toml").quiet().run()?)
+    Ok(
+        cmd!(shell, "cargo test --quiet --manifest-path fuzz/Cargo.toml")
+            .quiet()
+            .run()?,
+    )
 }
 
 fn step(name: &str, work: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
     eprintln!("== {name}");
     let started = Instant::now();
     work()?;
-    eprintln!("== {name}: done in {:.1} s", started.elapsed().as_secs_f64());
+    eprintln!(
+        "== {name}: done in {:.1} s",
+        started.elapsed().as_secs_f64()
+    );
     Ok(())
 }

@@ -102,8 +102,14 @@ mod tests {
     #[test]
     fn a_chain_names_every_cause() {
         let cause = io::Error::from_raw_os_error(2);
-        let error = Error::Input { path: "/x".into(), source: cause };
-        assert_eq!(chain(&error), "cannot read /x: No such file or directory (os error 2)");
+        let error = Error::Input {
+            path: "/x".into(),
+            source: cause,
+        };
+        assert_eq!(
+            chain(&error),
+            "cannot read /x: No such file or directory (os error 2)"
+        );
         assert!(error.source().is_some());
     }
 }

@@ -13,7 +13,9 @@ use std::sync::{Mutex, PoisonError};
 
 pub(super) fn start(config: &Config, request: Request) -> Result<Session, Error> {
     let mut running = ringfence_sandbox::spawn(spec(config, request)?).map_err(spawn_error)?;
-    let missing = || Error::Sandbox { message: "the sandbox gave no output stream".into() };
+    let missing = || Error::Sandbox {
+        message: "the sandbox gave no output stream".into(),
+    };
     Ok(Session {
         stdin: running.stdin.take(),
         stdout: running.stdout.take().ok_or_else(missing)?,
@@ -34,10 +36,21 @@ fn spec(config: &Config, request: Request) -> Result<Spec, Error> {
     spec.limits = config.limits.clone();
     spec.network = Network::None;
     spec.require = config.require.clone();
-    spec.stdin = if request.stdin { Stdin::Piped } else { Stdin::Null };
+    spec.stdin = if request.stdin {
+        Stdin::Piped
+    } else {
+        Stdin::Null
+    };
     for grant in &config.grants {
-        let access = if grant.writable { Access::ReadWrite } else { Access::Read };
-        spec.grants.push(Grant { path: grant.path.clone(), access });
+        let access = if grant.writable {
+            Access::ReadWrite
+        } else {
+            Access::Read
+        };
+        spec.grants.push(Grant {
+            path: grant.path.clone(),
+            access,
+        });
     }
     for file in request.files {
         let file = file.open()?;
@@ -47,7 +60,11 @@ fn spec(config: &Config, request: Request) -> Result<Spec, Error> {
             Source::Bytes(bytes) => Content::Bytes(bytes),
             Source::File(file, _) => Content::File(file),
         };
-        spec.files.push(InputFile { path, mode: file.mode, content });
+        spec.files.push(InputFile {
+            path,
+            mode: file.mode,
+            content,
+        });
     }
     Ok(spec)
 }
@@ -69,11 +86,19 @@ impl Control for Process {
     }
 
     fn wait(&self) -> Result<Report, Error> {
-        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let running = self
+            .running
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         let Some(running) = running else {
-            return Err(Error::Sandbox { message: "the program was waited for twice".into() });
+            return Err(Error::Sandbox {
+                message: "the program was waited for twice".into(),
+            });
         };
-        let finished = running.wait().map_err(|error| Error::Sandbox { message: chain(&error) })?;
+        let finished = running.wait().map_err(|error| Error::Sandbox {
+            message: chain(&error),
+        })?;
         let mut report = finished.report;
         report.layers.push(LayerState::missing(
             Layer::Vm,
@@ -93,5 +118,8 @@ fn spawn_error(error: SpawnError) -> Error {
         SpawnError::LayerUnavailable { .. } => FailureKind::LayerUnavailable,
         _ => FailureKind::Internal,
     };
-    Error::from_failure(Failure { kind, message: chain(&error) })
+    Error::from_failure(Failure {
+        kind,
+        message: chain(&error),
+    })
 }

@@ -4,8 +4,8 @@
 //! and a frame's length is checked before its bytes are awaited.
 
 use crate::Error;
-use ringfence_protocol::frame::{self, FrameError, HEADER};
 use ringfence_protocol::Hello;
+use ringfence_protocol::frame::{self, FrameError, HEADER};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::{Serialize, de::DeserializeOwned};
 use std::io::{self, BufReader, PipeReader, PipeWriter, Read, Write};
@@ -26,7 +26,13 @@ impl Deadline {
         let (changed, wake) = io::pipe()?;
         // A deadline beyond what the clock can express is none.
         let at = after.and_then(|after| Instant::now().checked_add(after));
-        Ok((Self { at: Mutex::new(at), wake }, changed))
+        Ok((
+            Self {
+                at: Mutex::new(at),
+                wake,
+            },
+            changed,
+        ))
     }
 
     /// From now on waits end after this much time, or earlier if they would have anyway.
@@ -105,7 +111,9 @@ impl Receiver {
         let mut header = [0; HEADER];
         match self.stream.read(&mut header)? {
             0 => return Ok(None),
-            len => self.stream.read_exact(header.get_mut(len..).unwrap_or_default())?,
+            len => self
+                .stream
+                .read_exact(header.get_mut(len..).unwrap_or_default())?,
         }
         let len = frame::body_len(header)?;
         self.body.resize(len, 0);
@@ -146,7 +154,9 @@ impl ReceiveError {
 
 impl From<ReceiveError> for Error {
     fn from(error: ReceiveError) -> Self {
-        Self::Agent { message: error.to_string() }
+        Self::Agent {
+            message: error.to_string(),
+        }
     }
 }
 
@@ -159,15 +169,29 @@ pub(super) fn open(
     let (deadline, changed) = Deadline::new(Some(patience)).map_err(prepare)?;
     let deadline = std::sync::Arc::new(deadline);
     let prepare = Error::system("cannot prepare a connection to the agent");
-    let mut sender = Sender { stream: stream.try_clone().map_err(prepare)?, frame: Vec::new() };
-    let timed = Timed { stream, changed, deadline: std::sync::Arc::clone(&deadline) };
-    let mut receiver = Receiver { stream: BufReader::new(timed), body: Vec::new() };
+    let mut sender = Sender {
+        stream: stream.try_clone().map_err(prepare)?,
+        frame: Vec::new(),
+    };
+    let timed = Timed {
+        stream,
+        changed,
+        deadline: std::sync::Arc::clone(&deadline),
+    };
+    let mut receiver = Receiver {
+        stream: BufReader::new(timed),
+        body: Vec::new(),
+    };
     // An agent that refuses may have hung up already: its greeting says why.
     let sent = sender.send(&Hello::ours());
     let Some(hello) = receiver.receive::<Hello>()? else {
-        return Err(Error::Agent { message: "the agent hung up without a greeting".into() });
+        return Err(Error::Agent {
+            message: "the agent hung up without a greeting".into(),
+        });
     };
-    hello.check().map_err(|error| Error::Agent { message: error.to_string() })?;
+    hello.check().map_err(|error| Error::Agent {
+        message: error.to_string(),
+    })?;
     sent?;
     Ok((sender, receiver, deadline))
 }
@@ -197,12 +221,20 @@ mod tests {
 
     #[test]
     fn another_version_is_refused_in_words() {
-        let hello = Hello { version: VERSION + 1, ..Hello::ours() };
+        let hello = Hello {
+            version: VERSION + 1,
+            ..Hello::ours()
+        };
         let error = open(agent(frame::encode(&hello).unwrap()), PATIENCE).unwrap_err();
         assert!(error.to_string().contains("protocol version"), "{error}");
         let error = open(agent(b"SSH-2.0-".to_vec()), PATIENCE).unwrap_err();
         assert!(error.to_string().contains("broke the protocol"), "{error}");
-        assert!(open(agent(vec![]), PATIENCE).unwrap_err().to_string().contains("hung up"));
+        assert!(
+            open(agent(vec![]), PATIENCE)
+                .unwrap_err()
+                .to_string()
+                .contains("hung up")
+        );
     }
 
     #[test]
@@ -223,7 +255,9 @@ mod tests {
     #[test]
     fn a_stalled_frame_ends_at_the_deadline() {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
-        theirs.write_all(&[greeting(), vec![9, 0, 0, 0, 1]].concat()).unwrap();
+        theirs
+            .write_all(&[greeting(), vec![9, 0, 0, 0, 1]].concat())
+            .unwrap();
         let (_sender, mut receiver, deadline) = open(ours, PATIENCE).unwrap();
         deadline.reset(None);
         let reader = thread::spawn(move || receiver.receive::<FromAgent>());

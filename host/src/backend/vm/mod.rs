@@ -14,12 +14,12 @@ use crate::sandbox::{Config, Inner};
 use crate::vmm::{self, Machine, MachineError};
 use crate::{Engine, Error};
 use ringfence_image::{Arch, Image};
-use ringfence_protocol::port;
+use ringfence_protocol::{ControlReply, ControlRequest, port};
 use std::fmt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// How long a guest may take from the engine's start to the agent's message. Emulated machines on
 /// busy hosts are slow; a guest that fails is noticed at once by its end.
@@ -50,7 +50,9 @@ pub(super) struct Guest {
 
 impl fmt::Debug for Guest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Guest").field("engine", &self.engine).finish_non_exhaustive()
+        f.debug_struct("Guest")
+            .field("engine", &self.engine)
+            .finish_non_exhaustive()
     }
 }
 
@@ -67,7 +69,9 @@ impl Guest {
     /// Why a connection ended before its time.
     fn gone(&self) -> Error {
         match self.machine.exit() {
-            Some(exit) => machine_error(MachineError::Exited { exit: Box::new(exit) }),
+            Some(exit) => machine_error(MachineError::Exited {
+                exit: Box::new(exit),
+            }),
             None => Error::Agent {
                 message: format!(
                     "the agent ended the connection\n--- console's last lines ---\n{}",
@@ -95,7 +99,10 @@ pub(super) fn check(config: &Config) -> Result<(), Error> {
             what: engine_label(engine),
             why,
         }),
-        Some(why) => Err(Error::Unsupported { what: "vm isolation", why }),
+        Some(why) => Err(Error::Unsupported {
+            what: "vm isolation",
+            why,
+        }),
         None => Ok(()),
     }
 }
@@ -124,7 +131,11 @@ fn boot(config: &Config) -> Result<Guest, Error> {
     let engine = pick(config.engine);
     let image = find_image(config.image.as_ref())?;
     image.verify()?;
-    let console_log = config.vm_log.as_ref().map(std::fs::File::try_clone).transpose();
+    let console_log = config
+        .vm_log
+        .as_ref()
+        .map(std::fs::File::try_clone)
+        .transpose();
     let booted = boot_engine(vmm::MachineConfig {
         kernel: image.kernel(),
         initramfs: image.initramfs(),
@@ -138,11 +149,33 @@ fn boot(config: &Config) -> Result<Guest, Error> {
     })?;
     let keep = booted.ready.try_clone();
     let keep = keep.map_err(Error::system("cannot keep the agent's announcement"))?;
-    let guest = Guest { machine: booted.machine, engine, _ready: keep };
-    match connection::open(booted.ready, PATIENCE) {
-        Ok(_) => Ok(guest),
+    let guest = Guest {
+        machine: booted.machine,
+        engine,
+        _ready: keep,
+    };
+    match connection::open(booted.ready, PATIENCE).and_then(|_| set_clock(&guest)) {
+        Ok(()) => Ok(guest),
         Err(_) if guest.machine.exit().is_some() => Err(guest.gone()),
         Err(error) => Err(error),
+    }
+}
+
+/// The guest has no clock that runs while it does not: the host says what time it is.
+fn set_clock(guest: &Guest) -> Result<(), Error> {
+    // A host before 1970 has no time worth passing on.
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    let (mut sender, mut receiver, _) = connection::open(guest.connect(port::CONTROL)?, PATIENCE)?;
+    sender.send(&ControlRequest::SetClock(now))?;
+    match receiver.receive()? {
+        Some(ControlReply::Ok) => Ok(()),
+        Some(ControlReply::Failed(failure)) => Err(Error::from_failure(failure)),
+        Some(_) => Err(Error::Agent {
+            message: "the agent broke the protocol: an answer out of turn".into(),
+        }),
+        None => Err(guest.gone()),
     }
 }
 
@@ -156,7 +189,11 @@ fn find_image(directory: Option<&PathBuf>) -> Result<Image, Error> {
 /// Memory for the guest: what a program may use and what the system in it needs, never more than
 /// half of this machine's.
 fn memory(config: &Config) -> u64 {
-    let wanted = config.limits.memory.unwrap_or(UNBOUNDED).saturating_add(OVERHEAD);
+    let wanted = config
+        .limits
+        .memory
+        .unwrap_or(UNBOUNDED)
+        .saturating_add(OVERHEAD);
     wanted.min(physical_memory() / 2).max(OVERHEAD)
 }
 
@@ -182,11 +219,16 @@ fn boot_engine(config: vmm::MachineConfig) -> Result<vmm::Booted, Error> {
 #[cfg(not(target_os = "linux"))]
 fn boot_engine(_config: vmm::MachineConfig) -> Result<vmm::Booted, Error> {
     let why = engine_problem(Engine::Hvf).unwrap_or_default();
-    Err(Error::Unsupported { what: "vm isolation", why })
+    Err(Error::Unsupported {
+        what: "vm isolation",
+        why,
+    })
 }
 
 fn machine_error(error: MachineError) -> Error {
-    Error::Machine { message: super::chain(&error) }
+    Error::Machine {
+        message: super::chain(&error),
+    }
 }
 
 const fn pick(engine: Engine) -> Engine {
@@ -221,11 +263,18 @@ fn engine_problem(engine: Engine) -> Option<String> {
 /// Every engine and whether it can be used here.
 pub(crate) fn engine_states() -> Vec<EngineState> {
     let engines = [Engine::Hvf, Engine::Kvm, Engine::Qemu];
-    engines.map(|engine| EngineState { engine, problem: engine_problem(engine) }).into()
+    engines
+        .map(|engine| EngineState {
+            engine,
+            problem: engine_problem(engine),
+        })
+        .into()
 }
 
 /// The folder of the image that a VM would boot, or what is wrong with it.
 pub(crate) fn image_state() -> Result<PathBuf, String> {
     let verified = Image::find(Arch::Aarch64).and_then(|image| image.verify().map(|()| image));
-    verified.map(|image| image.directory().to_owned()).map_err(|error| super::chain(&error))
+    verified
+        .map(|image| image.directory().to_owned())
+        .map_err(|error| super::chain(&error))
 }

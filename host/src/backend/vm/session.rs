@@ -50,7 +50,11 @@ struct State {
 }
 
 /// Starts a program in the guest.
-pub(super) fn start(guest: Arc<Guest>, config: &Config, request: Request) -> Result<Session, Error> {
+pub(super) fn start(
+    guest: Arc<Guest>,
+    config: &Config,
+    request: Request,
+) -> Result<Session, Error> {
     let has_stdin = request.stdin;
     let files = request.files.into_iter().map(InputFile::open);
     let files = files.collect::<Result<Vec<_>, _>>()?;
@@ -70,7 +74,11 @@ pub(super) fn start(guest: Arc<Guest>, config: &Config, request: Request) -> Res
         sender: Mutex::new(sender),
         deadline,
         cause: OnceLock::new(),
-        state: Mutex::new(State { window: STDIN_WINDOW, outcome: None, ended: false }),
+        state: Mutex::new(State {
+            window: STDIN_WINDOW,
+            outcome: None,
+            ended: false,
+        }),
         changed: Condvar::new(),
         guest: Arc::clone(&guest),
     });
@@ -92,7 +100,10 @@ fn exec_message(
 ) -> Result<Inputs, Error> {
     let bytes = |text: OsString| ByteBuf::from(text.into_vec());
     // What is left of the frame after arguments and the files' own names.
-    let names = files.iter().map(|file| file.path.len().saturating_add(64)).sum::<usize>();
+    let names = files
+        .iter()
+        .map(|file| file.path.len().saturating_add(64))
+        .sum::<usize>();
     let mut space = INLINE_FILES.saturating_sub(names).saturating_sub(CHUNK);
     let mut entries = Vec::new();
     let mut rest = Vec::new();
@@ -100,7 +111,11 @@ fn exec_message(
         let (size, content, source) = match file.source {
             Source::Bytes(mut all) => {
                 let size = u64::try_from(all.len()).unwrap_or(u64::MAX);
-                let inline = if rest.is_empty() { all.len().min(space) } else { 0 };
+                let inline = if rest.is_empty() {
+                    all.len().min(space)
+                } else {
+                    0
+                };
                 let left = all.split_off(inline);
                 (size, all, Source::Bytes(left))
             }
@@ -119,17 +134,33 @@ fn exec_message(
         if left > 0 {
             rest.push((source, left));
         }
-        entries.push(FileEntry { path: bytes(file.path), mode: file.mode, size, content: content.into() });
+        entries.push(FileEntry {
+            path: bytes(file.path),
+            mode: file.mode,
+            size,
+            content: content.into(),
+        });
     }
     let exec = Exec {
         program: bytes(program),
         args: args.into_iter().map(bytes).collect(),
-        env: env.into_iter().map(|(name, value)| (bytes(name), bytes(value))).collect(),
+        // As in process isolation; a later value replaces it.
+        env: std::env::var_os("TERM")
+            .map(|term| ("TERM".into(), term))
+            .into_iter()
+            .chain(env)
+            .map(|(name, value)| (bytes(name), bytes(value)))
+            .collect(),
         files: entries,
         collect: Vec::new(),
         limits: config.limits.clone(),
         network: Network::None,
-        require: config.require.iter().copied().filter(|layer| *layer != Layer::Vm).collect(),
+        require: config
+            .require
+            .iter()
+            .copied()
+            .filter(|layer| *layer != Layer::Vm)
+            .collect(),
     };
     Ok(Inputs { exec, rest })
 }
@@ -155,7 +186,9 @@ fn send_exec(sender: &mut Sender, inputs: Inputs) -> Result<(), Error> {
 }
 
 fn unexpected() -> Error {
-    Error::Agent { message: "the agent broke the protocol: an answer out of turn".into() }
+    Error::Agent {
+        message: "the agent broke the protocol: an answer out of turn".into(),
+    }
 }
 
 impl Running {
@@ -197,7 +230,14 @@ impl Running {
             return Err(failed()(error));
         }
         let isolation = Isolation::Vm;
-        Ok(Session { stdin, stdout, stderr, control: self, isolation, engine: Some(engine) })
+        Ok(Session {
+            stdin,
+            stdout,
+            stderr,
+            control: self,
+            isolation,
+            engine: Some(engine),
+        })
     }
 
     fn read_messages(
@@ -227,8 +267,12 @@ impl Running {
     /// More standard input may be sent.
     fn widen(&self, count: u32) -> Result<(), Error> {
         let mut state = self.state();
-        let window = usize::try_from(count).ok().and_then(|count| state.window.checked_add(count));
-        state.window = window.filter(|window| *window <= STDIN_WINDOW).ok_or_else(unexpected)?;
+        let window = usize::try_from(count)
+            .ok()
+            .and_then(|count| state.window.checked_add(count));
+        state.window = window
+            .filter(|window| *window <= STDIN_WINDOW)
+            .ok_or_else(unexpected)?;
         self.changed.notify_all();
         Ok(())
     }
@@ -254,7 +298,11 @@ impl Running {
             report.ended = *cause;
         }
         for layer in Layer::REQUIRED {
-            if !report.layers.iter().any(|state| state.layer == layer && state.is_active()) {
+            if !report
+                .layers
+                .iter()
+                .any(|state| state.layer == layer && state.is_active())
+            {
                 let why = "the guest's report does not show it in force";
                 return Err(Error::missing_layer(layer, why));
             }
@@ -288,7 +336,9 @@ impl Running {
                     return;
                 }
                 let mut chunk = vec![0; space.min(CHUNK)];
-                let Ok(len @ 1..) = stdin.read(&mut chunk) else { break };
+                let Ok(len @ 1..) = stdin.read(&mut chunk) else {
+                    break;
+                };
                 chunk.truncate(len);
                 {
                     // Not `space`: the agent may have widened the window meanwhile.
@@ -313,14 +363,20 @@ impl Running {
     }
 
     fn send(&self, message: &ToAgent) -> Result<(), ReceiveError> {
-        self.sender.lock().unwrap_or_else(PoisonError::into_inner).send(message)
+        self.sender
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .send(message)
     }
 }
 
 /// Writes to a pipe of the caller's. When the caller has closed it, the program is not disturbed:
 /// what it still writes is dropped and counts as read.
 fn deliver(stream: &mut Option<PipeWriter>, bytes: &[u8]) {
-    if stream.as_mut().is_some_and(|stream| stream.write_all(bytes).is_err()) {
+    if stream
+        .as_mut()
+        .is_some_and(|stream| stream.write_all(bytes).is_err())
+    {
         *stream = None;
     }
 }
@@ -331,7 +387,11 @@ impl Control for Running {
         if self.cause.set(cause).is_ok() && !self.state().ended {
             // If the agent cannot be told, its time is up all the sooner.
             let sent = self.send(&ToAgent::Signal(SIGKILL));
-            self.deadline.bring_forward(if sent.is_ok() { PATIENCE } else { Duration::ZERO });
+            self.deadline.bring_forward(if sent.is_ok() {
+                PATIENCE
+            } else {
+                Duration::ZERO
+            });
         }
     }
 
@@ -346,7 +406,9 @@ impl Control for Running {
         let state = self.changed.wait_while(self.state(), |state| !state.ended);
         let outcome = state.unwrap_or_else(PoisonError::into_inner).outcome.take();
         outcome.unwrap_or_else(|| {
-            Err(Error::Sandbox { message: "the program was waited for twice".into() })
+            Err(Error::Sandbox {
+                message: "the program was waited for twice".into(),
+            })
         })
     }
 }
