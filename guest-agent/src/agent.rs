@@ -19,8 +19,12 @@ use tokio_vsock::{VMADDR_CID_ANY, VMADDR_CID_HOST, VsockAddr, VsockListener, Vso
 const SPOOL: &str = "/run";
 
 /// Connections at one time, of each kind. One that is waiting for a slot counts.
-const EXEC_CONNECTIONS: usize = 256;
+const EXEC_CONNECTIONS: usize = 1024;
 const CONTROL_CONNECTIONS: usize = 16;
+
+/// Connections that may wait to be accepted. The kernel refuses further ones, and one that the
+/// agent accepts only a moment later costs less than one that the host has to try again.
+const BACKLOG: i32 = 1024;
 
 /// Threads for what blocks: two for each execution, and some that receive or send files.
 const BLOCKING_THREADS: usize = crate::executions::SLOTS * 3;
@@ -85,8 +89,11 @@ async fn serve() -> Result<(), AgentError> {
 }
 
 fn listen(port: u32) -> Result<VsockListener, AgentError> {
-    VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, port))
-        .map_err(|source| AgentError::Listen { port, source })
+    let failed = |source| AgentError::Listen { port, source };
+    let listener = VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, port)).map_err(failed)?;
+    // The crate's own backlog is 128; listening again sets it anew.
+    rustix::net::listen(&listener, BACKLOG).map_err(|error| failed(error.into()))?;
+    Ok(listener)
 }
 
 /// Tells the host that connections are accepted, and returns the connection, which must stay open.
