@@ -2,7 +2,7 @@
 //!
 //! The same tree gives the same bytes: entries are sorted, all belong to root, all times are zero.
 
-use backhand::compression::Compressor;
+use backhand::compression::{CompressionOptions, Compressor, Lz4};
 use backhand::{FilesystemCompressor, FilesystemWriter, NodeHeader};
 use cpio::newc;
 use std::collections::BTreeMap;
@@ -125,11 +125,18 @@ impl Tree {
         }
     }
 
-    /// Writes the tree as squashfs, compressed with zstd.
+    /// Writes the tree as squashfs, compressed with LZ4: a third more bytes than with zstd, but the
+    /// first start of a program in the guest takes half the time.
     pub(crate) fn write_squashfs(&self, output: impl Write + Seek) -> Result<(), TreeError> {
         let failed = |error| TreeError::Squashfs(Box::new(error));
+        // The kernel demands that these are written down.
+        let options = CompressionOptions::Lz4(Lz4 {
+            version: 1,
+            flags: 0,
+        });
+        let compressor = FilesystemCompressor::new(Compressor::Lz4, Some(options));
         let mut writer = FilesystemWriter::default();
-        writer.set_compressor(FilesystemCompressor::new(Compressor::Zstd, None).map_err(failed)?);
+        writer.set_compressor(compressor.map_err(failed)?);
         writer.set_time(0);
         writer.set_root_mode(0o755);
         writer.set_only_root_id();
