@@ -60,7 +60,7 @@ impl Executions {
         Ok(Slot {
             executions: Arc::clone(self),
             number: None,
-            _permit: permit,
+            permit: Arc::new(permit),
         })
     }
 
@@ -101,15 +101,22 @@ impl Executions {
     }
 }
 
-/// The right to run one program. It is given back when this is dropped.
+/// The right to run one program. It is given back when this and all that [`Slot::hold`] returned
+/// are dropped; the program counts as running until this is.
 #[derive(Debug)]
 pub struct Slot {
     executions: Arc<Executions>,
     number: Option<u64>,
-    _permit: OwnedSemaphorePermit,
+    permit: Arc<OwnedSemaphorePermit>,
 }
 
 impl Slot {
+    /// Keeps the slot taken, though nothing may run in it any more.
+    #[must_use]
+    pub fn hold(&self) -> impl Send + use<> {
+        Arc::clone(&self.permit)
+    }
+
     /// Counts the program that was started, and has it killed when the agent shuts down.
     pub fn started(&mut self, killer: Killer) {
         let mut state = self.executions.state();

@@ -8,7 +8,8 @@
 
 use super::failure::End;
 use super::output::Outbox;
-use ringfence_protocol::{ByteBuf, CHUNK, FromAgent};
+use ringfence_protocol::{ByteBuf, CHUNK, FromAgent, Report};
+use ringfence_sandbox::Finished;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags};
 use std::fs::File;
 use std::io::Read;
@@ -68,24 +69,25 @@ impl Patterns {
     }
 }
 
-/// Sends every file of the workspace that a pattern matches, in the order of their paths. Closes
-/// the workspace.
+/// Sends every file of the workspace that a pattern matches, in the order of their paths, and lets
+/// the workspace go. Returns the report.
 pub(super) async fn send<W: AsyncWrite + Unpin>(
-    workspace: OwnedFd,
+    finished: Finished,
     patterns: Patterns,
     limit: Option<u64>,
     outbox: &Outbox<'_, W>,
-) -> Result<(), End> {
+) -> Result<Report, End> {
     let (sender, mut receiver) = mpsc::channel(1);
     let reading = tokio::task::spawn_blocking(move || {
         let limit = limit.unwrap_or(MAX_TOTAL).min(MAX_TOTAL);
-        let collected = collect(workspace.as_fd(), &patterns, limit, &mut |message| {
-            sender
-                .blocking_send(message)
-                .map_err(|_nobody_listens| End::Gone)
-        });
-        drop(workspace);
-        collected
+        if let Some(workspace) = &finished.workspace {
+            collect(workspace.as_fd(), &patterns, limit, &mut |message| {
+                sender
+                    .blocking_send(message)
+                    .map_err(|_nobody_listens| End::Gone)
+            })?;
+        }
+        Ok(finished.report)
     });
     while let Some(message) = receiver.recv().await {
         outbox.send(&message).await?;

@@ -73,6 +73,8 @@ where
     greet(reader, writer).await?;
     // Before the request is read, so that one that waits costs no memory.
     let slot = shared.executions.slot().await?;
+    // Until the session is over: what it collects still takes memory when the program is dead.
+    let _held = slot.hold();
     let exec = request(reader).await?;
     let files = files::receive(reader, exec.files, exec.limits.workspace, &shared.spool).await?;
     let request = Exec {

@@ -24,8 +24,8 @@ struct Started {
     stdin: pipe::Sender,
     stdout: pipe::Receiver,
     stderr: pipe::Receiver,
-    /// Ends when everything is dead and cleaned up. It holds the slot, so that the slot becomes
-    /// free then, also when the session is over before.
+    /// Ends when everything is dead and cleaned up. It owns the slot, so that the slot stays taken
+    /// that long, also when the session is over before.
     end: JoinHandle<Result<Finished, WaitError>>,
     /// Becomes true, or is dropped, at the same moment.
     dead: watch::Receiver<bool>,
@@ -52,13 +52,13 @@ where
     let outbox = Outbox::new(writer);
     let delivery = Box::pin(async {
         let budget = Budget::new(limits.output);
-        let mut finished = deliver(started, &queue, &outbox, &budget).await?;
-        if let Some(workspace) = finished.workspace.take() {
-            collect::send(workspace, patterns, limits.workspace, &outbox).await?;
-        }
-        outbox
-            .send(&FromAgent::Exited(Box::new(finished.report)))
-            .await?;
+        let finished = deliver(started, &queue, &outbox, &budget).await?;
+        let report = if patterns.is_empty() {
+            finished.report
+        } else {
+            collect::send(finished, patterns, limits.workspace, &outbox).await?
+        };
+        outbox.send(&FromAgent::Exited(Box::new(report))).await?;
         Ok(())
     });
     tokio::select! {
