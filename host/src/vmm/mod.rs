@@ -20,6 +20,12 @@
 //! before anybody sees them.
 
 // The device is for every system; until the VMM for Macs is there only Linux has an engine for it.
+#[cfg(target_os = "linux")]
+mod console;
+#[cfg(target_os = "linux")]
+mod process;
+#[cfg(target_os = "linux")]
+mod qemu;
 #[cfg_attr(
     not(target_os = "linux"),
     expect(
@@ -28,14 +34,6 @@
         reason = "the device's engines are Linux's so far"
     )
 )]
-#[cfg(test)]
-mod bench_tmp;
-#[cfg(target_os = "linux")]
-mod console;
-#[cfg(target_os = "linux")]
-mod process;
-#[cfg(target_os = "linux")]
-mod qemu;
 mod vsock;
 
 #[cfg(target_os = "linux")]
