@@ -107,7 +107,10 @@ impl Cache {
         files::create_directory(&folder)?;
         let path = folder.join("lock");
         let lock = File::create(&path).map_err(failed("write", &path))?;
-        lock.lock().map_err(failed("lock", &path))?;
+        if lock.try_lock().is_err() {
+            options.progress.step("waiting for another build to end");
+            lock.lock().map_err(failed("lock", &path))?;
+        }
         let work = folder.join("work");
         if work.exists() {
             // What a build that was killed has left.

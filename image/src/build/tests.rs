@@ -118,6 +118,15 @@ fn sign(key: &SignedSecretKey, text: &str) -> String {
         .unwrap()
 }
 
+/// Where the package with the archive's keys has them.
+const KEYRING: &str = "usr/share/keyrings/debian-archive-keyring.gpg";
+
+fn armored(key: &SignedSecretKey) -> String {
+    SignedPublicKey::from(key.clone())
+        .to_armored_string(None.into())
+        .unwrap()
+}
+
 /// An archive with packages `a`, which needs `b`, in some version.
 struct Archive {
     server: Server,
@@ -138,9 +147,7 @@ impl Archive {
         let folder = tempfile::tempdir().unwrap();
         let key = key();
         let path = folder.path().join("keys.asc");
-        let public = SignedPublicKey::from(key.clone())
-            .to_armored_string(None.into())
-            .unwrap();
+        let public = armored(&key);
         fs::write(&path, public).unwrap();
         let text = str::to_owned;
         let wanted = Wanted {
@@ -167,7 +174,10 @@ impl Archive {
     fn release(&self, version: &str) {
         let packages: String = ["a", "b", "source", "image", "keyring"]
             .map(|name| {
-                let deb = deb_of(&[(&format!("usr/{name}"), Regular, version)]);
+                let deb = match name {
+                    "keyring" => deb_of(&[(KEYRING, Regular, &armored(&self.key))]),
+                    _ => deb_of(&[(&format!("usr/{name}"), Regular, version)]),
+                };
                 let path = format!("pool/{name}_{version}.deb");
                 self.server.put(&format!("debian/{path}"), deb.as_slice());
                 let needs = if name == "a" { "Depends: b\n" } else { "" };
@@ -387,9 +397,7 @@ fn a_release_file_that_was_changed_is_refused() {
 #[test]
 fn only_keys_of_the_keyring_are_trusted() {
     let archive = Archive::new("1.0");
-    let stranger = SignedPublicKey::from(key())
-        .to_armored_string(None.into())
-        .unwrap();
+    let stranger = armored(&key());
     let keyring = Some(Keyring::Inline(stranger));
     let error = archive
         .plan_with(&Lock::default(), LockMode::Prefer, keyring)
@@ -402,6 +410,18 @@ fn only_keys_of_the_keyring_are_trusted() {
         .plan_with(&Lock::default(), LockMode::Prefer, None)
         .unwrap_err();
     assert!(matches!(error, PlanError::NoKeyring { .. }), "{error}");
+}
+
+#[test]
+fn a_machine_without_keys_takes_those_that_the_lock_pins() {
+    let archive = Archive::new("1.0");
+    let (_, lock) = archive.plan(&Lock::default(), LockMode::Update).unwrap();
+    archive.release("2.0");
+    archive.server.remove("debian/pool/b_1.0.deb");
+    let (labels, _) = archive.plan_with(&lock, LockMode::Prefer, None).unwrap();
+    assert_eq!(labels, ["a 2.0", "b 2.0"]);
+    let (labels, _) = archive.plan_with(&lock, LockMode::Update, None).unwrap();
+    assert_eq!(labels, ["a 2.0", "b 2.0"]);
 }
 
 #[test]
@@ -421,9 +441,7 @@ fn another_suites_release_file_is_refused() {
 #[test]
 fn text_around_a_signed_message_is_not_part_of_it() {
     let key = key();
-    let public = SignedPublicKey::from(key.clone())
-        .to_armored_string(None.into())
-        .unwrap();
+    let public = armored(&key);
     let keys = Keys::parse(public.as_bytes(), "test").unwrap();
     let message = sign(&key, "Suite: x\n- dash\n");
     assert_eq!(keys.verify(&message).unwrap(), "Suite: x\n- dash\n");
@@ -435,9 +453,7 @@ fn text_around_a_signed_message_is_not_part_of_it() {
 fn a_key_signs_nothing_before_it_was_made() {
     let tomorrow = Timestamp::from_secs(Timestamp::now().as_secs() + 86_400);
     let key = key_made(tomorrow);
-    let public = SignedPublicKey::from(key.clone())
-        .to_armored_string(None.into())
-        .unwrap();
+    let public = armored(&key);
     let keys = Keys::parse(public.as_bytes(), "test").unwrap();
     let error = keys.verify(&sign(&key, "Suite: x\n")).unwrap_err();
     assert!(matches!(error, SignatureError::Untrusted { .. }));
