@@ -1,7 +1,7 @@
 //! The Linux sandbox of ringfence: runs one unreviewed program confined by Landlock, seccomp,
 //! resource limits and, wherever the kernel permits, namespaces and a control group.
 //!
-//! [`spawn`] takes a [`Spec`], which says everything about one execution, and returns a
+//! [`spawn()`] takes a [`Spec`], which says everything about one execution, and returns a
 //! [`Running`] once the program's `execve` succeeded. [`Running::wait`] returns when the program
 //! and everything it started is dead and cleaned up.
 //!

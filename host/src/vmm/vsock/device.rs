@@ -3,7 +3,7 @@
 //! The device knows neither how its rings reached it nor who waits for its sockets. A transport
 //! (vhost-user today, virtio-mmio for the VMM of our own) owns guest memory and rings, waits for
 //! kicks, for the poller and for the mailbox, and calls:
-//! - [`Device::on_wishes`] when the [bell](Device::bell) is readable,
+//! - [`Device::on_wishes`] when the [bell](BELL) is readable,
 //! - [`Device::on_readiness`] for each socket the poller saw,
 //! - [`Device::serve`] after each of these and after each kick,
 //! - [`Device::reset`] when the driver starts anew.
