@@ -78,6 +78,17 @@ pub(crate) fn ensure(shell: &Shell) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Builds an image around Debian's packaged kernel in `output`, every part twice, and demands the
+/// same bytes.
+pub(crate) fn packaged_twice(shell: &Shell, output: PathBuf) -> anyhow::Result<()> {
+    let mut options = options(shell, Arch::Aarch64)?;
+    options.kernel = build::Kernel::Prebuilt;
+    options.output = Some(output);
+    options.compare = true;
+    describe(&build::run(&options)?);
+    Ok(())
+}
+
 fn options(shell: &Shell, arch: Arch) -> anyhow::Result<Options> {
     let mut options = Options::new(agent(shell, arch)?);
     options.arch = arch;

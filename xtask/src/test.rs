@@ -36,6 +36,10 @@ impl Test {
             step("image", || crate::build_image::ensure(shell))?;
         }
         step("fuzz corpora", || fuzz(shell))?;
+        step("command", || command(shell))?;
+        if !self.without_vm {
+            step("packaged kernel", || packaged_kernel(shell))?;
+        }
         step("tests", || self.tests(shell))
     }
 
@@ -55,9 +59,6 @@ impl Test {
             })
             .collect::<anyhow::Result<Vec<_>>>()?;
         // The tests drive the command that users get.
-        cmd!(shell, "cargo build --release --package ringfence-cli")
-            .quiet()
-            .run()?;
         let binary = crate::demo::release_binary(shell)?;
         let _binary = shell.push_env("RINGFENCE_BIN", binary);
         let _vm = (!self.without_vm).then(|| shell.push_env("RINGFENCE_TEST_REQUIRE_VM", "1"));
@@ -66,6 +67,29 @@ impl Test {
             .quiet()
             .run()?)
     }
+}
+
+fn command(shell: &Shell) -> anyhow::Result<()> {
+    let build = cmd!(shell, "cargo build --release --package ringfence-cli");
+    Ok(build.quiet().run()?)
+}
+
+/// What a Mac gets by default: Debian's kernel with a few modules. Built twice, compared, booted.
+fn packaged_kernel(shell: &Shell) -> anyhow::Result<()> {
+    let image = crate::demo::target_directory(shell)?.join("image-packaged-kernel");
+    crate::build_image::packaged_twice(shell, image.clone())?;
+    let binary = crate::demo::release_binary(shell)?;
+    let run = cmd!(
+        shell,
+        "{binary} run --isolation vm --engine qemu --image {image} uname -r"
+    );
+    let release = run.quiet().read()?;
+    anyhow::ensure!(
+        release.contains("cloud"),
+        "the packaged kernel calls itself {release}"
+    );
+    eprintln!("booted Debian's {release}");
+    Ok(())
 }
 
 fn lints(shell: &Shell) -> anyhow::Result<()> {
