@@ -244,8 +244,7 @@ fn real_file(path: &Path, host: &Host) -> Option<PathBuf> {
 fn exposed(path: &Path, host: &Host) -> Resolved {
     let canonical = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
     let mut prefixes = Vec::new();
-    let environment = virtual_environment(path);
-    prefixes.extend(environment.clone());
+    prefixes.extend(virtual_environment(path));
     if !is_system(&canonical) {
         prefixes.push(prefix_of(&canonical, host.home().as_deref()));
     }

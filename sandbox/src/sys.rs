@@ -26,21 +26,21 @@ impl From<Errno> for std::io::Error {
 /// The result of a system call.
 pub(crate) type Sys<T> = Result<T, Errno>;
 
-/// Makes a system call.
+/// Makes a system call and returns what the kernel left in the result's register.
 ///
 /// # Safety
 /// The arguments must be what the call demands; pointers must be valid for what the kernel reads
 /// or writes through them.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-pub(crate) unsafe fn raw(number: libc::c_long, args: [usize; 6]) -> isize {
-    let result: isize;
+unsafe fn raw(number: usize, args: [usize; 6]) -> usize {
+    let result: usize;
     // SAFETY: the instruction follows the kernel's convention for x86-64: number in rax, arguments
     // in rdi, rsi, rdx, r10, r8, r9; rcx and r11 are lost. The rest is the caller's promise.
     unsafe {
         core::arch::asm!(
             "syscall",
-            inlateout("rax") number as isize => result,
+            inlateout("rax") number => result,
             in("rdi") args[0],
             in("rsi") args[1],
             in("rdx") args[2],
@@ -55,22 +55,22 @@ pub(crate) unsafe fn raw(number: libc::c_long, args: [usize; 6]) -> isize {
     result
 }
 
-/// Makes a system call.
+/// Makes a system call and returns what the kernel left in the result's register.
 ///
 /// # Safety
 /// The arguments must be what the call demands; pointers must be valid for what the kernel reads
 /// or writes through them.
 #[cfg(target_arch = "aarch64")]
 #[inline(always)]
-pub(crate) unsafe fn raw(number: libc::c_long, args: [usize; 6]) -> isize {
-    let result: isize;
+unsafe fn raw(number: usize, args: [usize; 6]) -> usize {
+    let result: usize;
     // SAFETY: the instruction follows the kernel's convention for arm64: number in x8, arguments
     // in x0 to x5, result in x0. The rest is the caller's promise.
     unsafe {
         core::arch::asm!(
             "svc 0",
             in("x8") number,
-            inlateout("x0") args[0] as isize => result,
+            inlateout("x0") args[0] => result,
             in("x1") args[1],
             in("x2") args[2],
             in("x3") args[3],
@@ -82,10 +82,14 @@ pub(crate) unsafe fn raw(number: libc::c_long, args: [usize; 6]) -> isize {
     result
 }
 
+/// The kernel's error numbers are below this; a result within it of the top is a negated one.
+const MAX_ERRNO: usize = 4095;
+
 /// Makes a system call and separates results from errors. Missing arguments are zero.
 ///
 /// # Safety
-/// As [`raw`].
+/// The arguments must be what the call demands; pointers must be valid for what the kernel reads
+/// or writes through them.
 #[inline(always)]
 pub(crate) unsafe fn call<const N: usize>(number: libc::c_long, args: [usize; N]) -> Sys<usize> {
     let mut all = [0; 6];
@@ -93,12 +97,10 @@ pub(crate) unsafe fn call<const N: usize>(number: libc::c_long, args: [usize; N]
         *slot = value;
     }
     // SAFETY: the caller's promise.
-    let result = unsafe { raw(number, all) };
-    match usize::try_from(result) {
-        Ok(value) => Ok(value),
-        Err(_) => Err(Errno(
-            i32::try_from(result.unsigned_abs()).unwrap_or(i32::MAX),
-        )),
+    let result = unsafe { raw(usize::try_from(number).unwrap_or(usize::MAX), all) };
+    match result.wrapping_neg() {
+        errno @ 1..=MAX_ERRNO => Err(Errno(int(errno))),
+        _ => Ok(result),
     }
 }
 

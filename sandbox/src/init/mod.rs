@@ -273,12 +273,12 @@ struct OneDescriptor {
 
 /// Sends a record, and a descriptor with it.
 fn send(control: RawFd, record: &Record, descriptor: Option<RawFd>) -> sys::Sys<()> {
-    // SAFETY: all-zero bytes are valid for these plain structures.
     #[expect(
         unsafe_code,
         reason = "plain structures with padding that differs between libraries"
     )]
     let (mut rights, mut message): (OneDescriptor, libc::msghdr) =
+        // SAFETY: all-zero bytes are valid for these plain structures.
         unsafe { (std::mem::zeroed(), std::mem::zeroed()) };
     let mut part = libc::iovec {
         iov_base: record.as_ptr().cast_mut().cast(),

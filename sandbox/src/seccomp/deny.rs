@@ -9,7 +9,6 @@ use super::{Group, Rule};
 
 /// Flags of `clone` that make namespaces. `CLONE_NEWTIME` shares its bit with the exit signal's
 /// mask and cannot be given to `clone`.
-#[expect(clippy::cast_sign_loss, reason = "flag bits of the kernel's interface")]
 const NAMESPACES: u64 = (libc::CLONE_NEWNS
     | libc::CLONE_NEWCGROUP
     | libc::CLONE_NEWUTS
@@ -18,7 +17,6 @@ const NAMESPACES: u64 = (libc::CLONE_NEWNS
     | libc::CLONE_NEWPID
     | libc::CLONE_NEWNET) as u32 as u64;
 
-#[expect(clippy::cast_sign_loss, reason = "a domain is a small positive number")]
 const AF_UNIX: u32 = libc::AF_UNIX as u32;
 
 const TIOCSTI: u32 = 0x5412;

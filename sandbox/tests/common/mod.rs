@@ -1,5 +1,10 @@
 //! What the tests share: running a program in each mode, and looking for what is left behind.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test stops where it is surprised"
+)]
 #![allow(
     dead_code,
     clippy::allow_attributes,
