@@ -43,6 +43,8 @@ fn dispatch(words: &[&str]) -> io::Result<ExitCode> {
             hang();
         }
         ["unix-pair", path] => unix_pair(path)?,
+        ["abstract-listen", name] => abstract_listen(name)?,
+        ["without-namespaces", program @ ..] => without_namespaces(program)?,
         _ => return Err(io::Error::other("no such helper")),
     }
     Ok(ExitCode::SUCCESS)
@@ -234,4 +236,21 @@ fn unix_pair(path: &str) -> io::Result<()> {
     sys::wait(child)?;
     println!("{text}");
     Ok(())
+}
+
+/// Listens on an abstract name, says so, and stays.
+fn abstract_listen(name: &str) -> io::Result<()> {
+    use std::os::linux::net::SocketAddrExt as _;
+    let address = std::os::unix::net::SocketAddr::from_abstract_name(name)?;
+    let _listener = std::os::unix::net::UnixListener::bind_addr(&address)?;
+    hang()
+}
+
+/// Executes a program for which the kernel refuses every new namespace and every mount, as for most
+/// programs in a container.
+fn without_namespaces(words: &[&str]) -> io::Result<()> {
+    use std::os::unix::process::CommandExt as _;
+    sys::refuse_namespaces()?;
+    let (program, arguments) = words.split_first().ok_or(io::ErrorKind::InvalidInput)?;
+    Err(std::process::Command::new(program).args(arguments).exec())
 }

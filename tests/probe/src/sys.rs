@@ -201,3 +201,53 @@ pub(crate) fn share_memory(len: usize) -> io::Result<()> {
     }
     Ok(())
 }
+
+/// Has the kernel refuse, from now on and for every descendant, what container runtimes refuse by
+/// default: `unshare`, `setns`, `mount` and `clone` with namespaces by `EPERM`, `clone3` by `ENOSYS`
+/// so that the C library takes `clone`.
+pub(crate) fn refuse_namespaces() -> io::Result<()> {
+    const LOAD: u64 = 0x20;
+    const RETURN: u64 = 0x06;
+    const IF_EQUAL: u64 = 0x15;
+    const IF_ANY_BIT: u64 = 0x45;
+    const ALLOW: u32 = 0x7fff_0000;
+    const ERROR: u32 = 0x0005_0000;
+    // `struct sock_filter`: code, jump if true, jump if false, value.
+    let step = |code: u64, yes: u64, no: u64, value: u32| {
+        code | (yes << 16) | (no << 24) | (u64::from(value) << 32)
+    };
+    let number = |call: c_long| u32::try_from(call).unwrap_or(u32::MAX);
+    let namespaces = (libc::CLONE_NEWNS
+        | libc::CLONE_NEWCGROUP
+        | libc::CLONE_NEWUTS
+        | libc::CLONE_NEWIPC
+        | libc::CLONE_NEWUSER
+        | libc::CLONE_NEWPID
+        | libc::CLONE_NEWNET)
+        .cast_unsigned();
+    let mut filter = [
+        step(LOAD, 0, 0, 0),
+        step(IF_EQUAL, 6, 0, number(libc::SYS_unshare)),
+        step(IF_EQUAL, 5, 0, number(libc::SYS_setns)),
+        step(IF_EQUAL, 4, 0, number(libc::SYS_mount)),
+        step(IF_EQUAL, 4, 0, number(libc::SYS_clone3)),
+        step(IF_EQUAL, 0, 4, number(libc::SYS_clone)),
+        step(LOAD, 0, 0, 16),
+        step(IF_ANY_BIT, 0, 2, namespaces),
+        step(RETURN, 0, 0, ERROR | libc::EPERM.cast_unsigned()),
+        step(RETURN, 0, 0, ERROR | libc::ENOSYS.cast_unsigned()),
+        step(RETURN, 0, 0, ALLOW),
+    ];
+    let len = filter.len() as u64;
+    let mut program = [len, filter.as_mut_ptr().expose_provenance() as u64];
+    call!(libc::SYS_prctl, libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)?;
+    call!(
+        libc::SYS_prctl,
+        libc::PR_SET_SECCOMP,
+        2,
+        &mut program[..],
+        0,
+        0
+    )?;
+    Ok(())
+}

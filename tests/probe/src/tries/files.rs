@@ -47,7 +47,6 @@ pub(super) const TRIES: Table = &[
     ("execute", Attempt(execute)),
     ("open-by-handle", Attempt(open_by_handle)),
     ("make-device", Attempt(make_device)),
-    ("set-uid-bit", Attempt(set_uid_bit)),
 ];
 
 const XATTR: &std::ffi::CStr = c"user.ringfence";
@@ -246,10 +245,4 @@ fn make_device(_: &str) -> io::Result<String> {
     let device = (1_u32 << 8) | 1;
     let mode = libc::S_IFCHR | 0o666;
     call!(libc::SYS_mknodat, libc::AT_FDCWD, c"device", mode, device).map(done)
-}
-
-/// A set-uid program that another user of the machine would run.
-fn set_uid_bit(_: &str) -> io::Result<String> {
-    fs::write("set-uid", "x")?;
-    call!(libc::SYS_fchmodat, libc::AT_FDCWD, c"set-uid", 0o4755_u32).map(done)
 }

@@ -116,10 +116,10 @@ pub(super) const TRIES: Table = &[
         "personality",
         Attempt(|_| call!(libc::SYS_personality, READ_IMPLIES_EXEC).map(done)),
     ),
-    ("push-input", Attempt(|_| ioctl(libc::TIOCSTI as u64))),
+    ("push-input", Attempt(|_| ioctl(TIOCSTI))),
     (
         "push-input-high-bits",
-        Attempt(|_| ioctl(libc::TIOCSTI as u64 | 1 << 32)),
+        Attempt(|_| ioctl(TIOCSTI | 1 << 32)),
     ),
     ("console-selection", Attempt(|_| ioctl(TIOCLINUX))),
     ("line-discipline", Attempt(|_| ioctl(TIOCSETD))),
@@ -157,6 +157,7 @@ const KEXEC_FILE_LOAD: libc::c_long = 320;
 #[cfg(target_arch = "aarch64")]
 const KEXEC_FILE_LOAD: libc::c_long = 294;
 const USER_MODE_ONLY: i32 = 1;
+const TIOCSTI: u64 = 0x5412;
 const TIOCLINUX: u64 = 0x541C;
 const TIOCSETD: u64 = 0x5423;
 const READ_IMPLIES_EXEC: u32 = 0x040_0000;

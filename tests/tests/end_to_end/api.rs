@@ -1,0 +1,216 @@
+//! The library as an application uses it, in the tests' own process.
+
+use ringfence::{Ended, Engine, Error, Isolation as Where, Layer, Sandbox, SandboxBuilder, Stdio};
+use ringfence_tests::{Isolation, Lab, Scenario};
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::time::Duration;
+
+const BOTH: &[Isolation] = &[Isolation::Process, Isolation::Vm];
+
+pub(crate) const SCENARIOS: &[Scenario] = &[
+    Scenario::on("output_collects", BOTH, output_collects),
+    Scenario::on("children_stream", BOTH, children_stream),
+    Scenario::on("children_are_killed", BOTH, children_are_killed),
+    Scenario::on("a_dropped_child_is_dead", BOTH, a_dropped_child_is_dead),
+    Scenario::on("errors_are_typed", BOTH, errors_are_typed),
+    Scenario::on(
+        "many_threads_share_a_sandbox",
+        BOTH,
+        many_threads_share_a_sandbox,
+    ),
+    Scenario::on(
+        "descriptors_and_threads_do_not_grow",
+        BOTH,
+        descriptors_and_threads_do_not_grow,
+    ),
+];
+
+fn builder(lab: &Lab) -> SandboxBuilder {
+    let isolation = if lab.isolation == Isolation::Vm {
+        Where::Vm
+    } else {
+        Where::Process
+    };
+    let builder = Sandbox::builder().isolation(isolation).engine(Engine::Qemu);
+    builder.timeout(Duration::from_secs(60))
+}
+
+fn sandbox(lab: &Lab) -> Sandbox {
+    builder(lab).build().unwrap()
+}
+
+/// Output, error, status, report, files and input, as the documentation shows them.
+fn output_collects(lab: &Lab) {
+    let sandbox = sandbox(lab);
+    let code =
+        "import sys; print(sys.stdin.read().upper()); print('no', file=sys.stderr); sys.exit(3)";
+    let command = sandbox
+        .command("python3")
+        .arg("main.py")
+        .file("main.py", code);
+    let out = command.input("hello").output().unwrap();
+    assert_eq!(
+        (out.stdout.as_slice(), out.stderr.as_slice()),
+        (&b"HELLO\n"[..], &b"no\n"[..])
+    );
+    assert_eq!(out.report.ended, Ended::Exited { code: 3 });
+    assert!(!out.truncated && !out.report.success());
+    assert!(out.report.wall > Duration::ZERO && out.report.cpu > Duration::ZERO);
+    assert!(out.report.peak_memory > 1 << 20, "{:?}", out.report);
+    for layer in Layer::REQUIRED {
+        let state = out
+            .report
+            .layers
+            .iter()
+            .find(|state| state.layer == layer)
+            .unwrap();
+        assert!(state.is_active(), "{state:?}");
+    }
+    assert_eq!(out.report.layers.len(), Layer::ALL.len());
+}
+
+/// A conversation with a running program.
+fn children_stream(lab: &Lab) {
+    let command = sandbox(lab)
+        .command("cat")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let (mut stdin, mut stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    for word in [b"one\n", b"two\n"] {
+        stdin.write_all(word).unwrap();
+        let mut answer = [0; 4];
+        stdout.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, word);
+    }
+    drop(stdin);
+    assert!(child.wait().unwrap().success());
+    assert!(
+        child.wait().unwrap().success(),
+        "a second wait gives the same"
+    );
+}
+
+/// Kill and signal, also from another thread while one waits, also when input fills every buffer.
+fn children_are_killed(lab: &Lab) {
+    let sandbox = sandbox(lab);
+    let sleep = || {
+        sandbox
+            .command("sleep")
+            .arg("300")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+    };
+    let mut child = sleep().stdin(Stdio::null()).spawn().unwrap();
+    let killer = child.killer();
+    let other = std::thread::spawn(move || killer.kill());
+    assert_eq!(child.wait().unwrap().ended, Ended::Killed);
+    other.join().unwrap();
+
+    let mut child = sleep().stdin(Stdio::null()).spawn().unwrap();
+    child.killer().signal(15).unwrap();
+    assert_eq!(child.wait().unwrap().ended, Ended::Signaled { signal: 15 });
+
+    let mut child = sleep().input(vec![0; 8 << 20]).spawn().unwrap();
+    child.kill();
+    assert_eq!(child.wait().unwrap().ended, Ended::Killed);
+}
+
+/// Dropping a child ends it; dropping the sandbox too ends the VM (the fixture of the next scenario
+/// would find it).
+fn a_dropped_child_is_dead(lab: &Lab) {
+    let command = sandbox(lab)
+        .command("sh")
+        .args(["-c", "echo runs; sleep 300"]);
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = [0; 5];
+    child
+        .stdout
+        .as_mut()
+        .unwrap()
+        .read_exact(&mut line)
+        .unwrap();
+    assert_eq!(&line, b"runs\n");
+    drop(child);
+    let children = ringfence_tests::process::children(ringfence_tests::process::own());
+    assert!(children.is_empty(), "{children:?}");
+}
+
+/// What a caller can act upon has a variant of its own.
+fn errors_are_typed(lab: &Lab) {
+    let sandbox = sandbox(lab);
+    let missing = sandbox.command("no-such-program").output();
+    assert!(
+        matches!(missing, Err(Error::NotFound { .. })),
+        "{missing:?}"
+    );
+    let directory = sandbox.command("/usr").output();
+    assert!(
+        matches!(directory, Err(Error::NotExecutable { .. })),
+        "{directory:?}"
+    );
+    let large = sandbox.command("true").arg("x".repeat(2 << 20)).output();
+    let Err(Error::InvalidInput { message }) = large else {
+        panic!("{large:?}")
+    };
+    assert!(message.contains("2097152 bytes"), "{message}");
+    let escape = sandbox.command("true").file("../x", "").output();
+    assert!(
+        matches!(escape, Err(Error::InvalidInput { .. })),
+        "{escape:?}"
+    );
+    let source = sandbox
+        .command("true")
+        .file_from("x", lab.path("nowhere"))
+        .output();
+    assert!(matches!(source, Err(Error::Input { .. })), "{source:?}");
+    // A failure of one leaves the others as they were.
+    assert!(sandbox.command("true").output().unwrap().report.success());
+}
+
+/// One sandbox, eight threads, each its own workspace.
+fn many_threads_share_a_sandbox(lab: &Lab) {
+    let sandbox = sandbox(lab);
+    std::thread::scope(|scope| {
+        for number in 0..8 {
+            let sandbox = &sandbox;
+            scope.spawn(move || {
+                for _ in 0..3 {
+                    let script = format!("test ! -e x; echo {number} > x; cat x");
+                    let out = sandbox
+                        .command("sh")
+                        .args(["-c", &script])
+                        .output()
+                        .unwrap();
+                    assert_eq!(out.stdout, format!("{number}\n").as_bytes());
+                }
+            });
+        }
+    });
+}
+
+/// After a first run, further ones leave neither a descriptor nor a thread.
+fn descriptors_and_threads_do_not_grow(lab: &Lab) {
+    let count = |what: &str| fs::read_dir(format!("/proc/self/{what}")).unwrap().count();
+    let run = || {
+        let output = sandbox(lab).command("true").output().unwrap();
+        assert!(output.report.success());
+    };
+    run();
+    let before = count("fd");
+    for _ in 0..if lab.isolation == Isolation::Vm {
+        5
+    } else {
+        100
+    } {
+        run();
+    }
+    assert_eq!(count("fd"), before);
+    // Threads are joined or about to end: those that remain would add up.
+    assert!(count("task") < 8, "{} threads", count("task"));
+}

@@ -1,0 +1,74 @@
+//! Exit statuses: the program's own, those of signals, and those of ringfence.
+
+use ringfence_tests::{Lab, Scenario};
+use serde_json::Value;
+
+pub(crate) const SCENARIOS: &[Scenario] = &[
+    Scenario::everywhere(
+        "the_programs_status_is_the_commands",
+        the_programs_status_is_the_commands,
+    ),
+    Scenario::everywhere("signals_are_128_and_more", signals_are_128_and_more),
+    Scenario::everywhere(
+        "reports_tell_status_and_signal",
+        reports_tell_status_and_signal,
+    ),
+    Scenario::everywhere("options_end_at_the_program", options_end_at_the_program),
+];
+
+/// 0 to 255, among them those that ringfence uses itself.
+fn the_programs_status_is_the_commands(lab: &Lab) {
+    for code in [0, 1, 124, 127, 255] {
+        lab.run(["sh", "-c", &format!("exit {code}")])
+            .outcome()
+            .assert_code(code);
+    }
+}
+
+/// A program that dies of signal N gives 128+N, whichever signal it is.
+fn signals_are_128_and_more(lab: &Lab) {
+    // SIGHUP, SIGABRT, SIGKILL, SIGSEGV, SIGPIPE, SIGTERM, SIGXCPU and a real-time signal.
+    for signal in [1, 6, 9, 11, 13, 15, 24, 40] {
+        lab.helper(["raise", &signal.to_string()])
+            .outcome()
+            .assert_code(128 + signal);
+    }
+}
+
+/// The report tells what the exit status has to fold into one number.
+fn reports_tell_status_and_signal(lab: &Lab) {
+    let (outcome, report) = lab.helper(["exit", "137"]).json();
+    outcome.assert_code(137);
+    assert_eq!(
+        (&report["status"], &report["exit_code"]),
+        (&"exited".into(), &137.into())
+    );
+    assert_eq!(report["signal"], Value::Null);
+
+    let (outcome, report) = lab.helper(["raise", "9"]).json();
+    outcome.assert_code(137);
+    assert_eq!(
+        (&report["status"], &report["signal"]),
+        (&"signaled".into(), &9.into())
+    );
+    assert_eq!(report["exit_code"], Value::Null);
+}
+
+/// What follows the program's name is the program's, with and without `--`.
+fn options_end_at_the_program(lab: &Lab) {
+    let words = ["echo", "--json", "--", "--timeout", "-x"];
+    lab.run(words)
+        .outcome()
+        .assert_code(0)
+        .assert_stdout("--json -- --timeout -x\n");
+    let without = lab
+        .command("run")
+        .options(lab.isolation.options())
+        .options(words)
+        .program([""; 0]);
+    // The fixture ends the words with `--`, which is then an argument of the program as well.
+    without
+        .outcome()
+        .assert_code(0)
+        .assert_stdout("--json -- --timeout -x --\n");
+}

@@ -1,0 +1,163 @@
+//! Every limit is hit by a program and reported under its own name, and what was running is gone.
+
+use ringfence_tests::{Isolation, Lab, Scenario};
+use std::time::Duration;
+
+pub(crate) const SCENARIOS: &[Scenario] = &[
+    Scenario::everywhere("sleep_ends_at_the_time_limit", sleep_ends_at_the_time_limit),
+    Scenario::everywhere(
+        "a_fork_bomb_ends_at_the_time_limit",
+        a_fork_bomb_ends_at_the_time_limit,
+    ),
+    Scenario::everywhere("ignored_signals_do_not_help", ignored_signals_do_not_help),
+    Scenario::everywhere("cpu_time_is_limited", cpu_time_is_limited),
+    Scenario::everywhere("memory_is_limited", memory_is_limited),
+    Scenario::everywhere("processes_are_limited", processes_are_limited),
+    Scenario::everywhere("open_files_are_limited", open_files_are_limited),
+    Scenario::everywhere("file_size_is_limited", file_size_is_limited),
+    Scenario::everywhere("the_smallest_limits", the_smallest_limits),
+    Scenario::everywhere("the_largest_limits", the_largest_limits),
+];
+
+/// `sleep 60` for a second: exit status 124, status `timed_out`, no process left (the fixture looks).
+fn sleep_ends_at_the_time_limit(lab: &Lab) {
+    let (outcome, report) = lab.run(["sleep", "60"]).option("--timeout", "1s").json();
+    outcome.assert_code(124);
+    assert_eq!(report["status"], "timed_out");
+    assert!(report["wall_ms"].as_f64().unwrap() >= 1000.0, "{report}");
+    assert!(outcome.elapsed < Duration::from_secs(40), "{outcome}");
+
+    let outcome = lab.run(["sleep", "60"]).option("--timeout", "1s").outcome();
+    outcome.assert_code(124);
+    assert!(outcome.errors().contains("time limit"), "{outcome}");
+}
+
+/// A fork bomb for a second: likewise.
+fn a_fork_bomb_ends_at_the_time_limit(lab: &Lab) {
+    let (outcome, report) = lab.helper(["fork-bomb"]).option("--timeout", "1s").json();
+    outcome.assert_code(124);
+    assert_eq!(report["status"], "timed_out");
+}
+
+/// A program that ignores every signal it can, and a daemon of it, end all the same.
+fn ignored_signals_do_not_help(lab: &Lab) {
+    for helper in ["hang-ignoring-signals", "daemonize-and-hang"] {
+        let (outcome, report) = lab.helper([helper]).option("--timeout", "1s").json();
+        outcome.assert_code(124);
+        assert_eq!(report["status"], "timed_out");
+    }
+}
+
+/// A program that computes for ever ends after its CPU time, long before its wall time.
+fn cpu_time_is_limited(lab: &Lab) {
+    let run = lab
+        .helper(["spin"])
+        .option("--cpu-time", "1s")
+        .option("--timeout", "80s");
+    let (outcome, report) = run.json();
+    outcome.assert_code(124);
+    assert_eq!(report["status"], "cpu_exceeded");
+    assert!(report["cpu_ms"].as_f64().unwrap() >= 900.0, "{report}");
+}
+
+/// A program that wants more memory than it may does not get it. With a control group the kernel
+/// kills it and the report says why; without one its allocation fails.
+fn memory_is_limited(lab: &Lab) {
+    let run = lab
+        .helper(["memory", "300000000"])
+        .option("--memory", "64MiB");
+    let (outcome, report) = run.json();
+    assert_ne!(outcome.code(), Some(0), "{outcome}");
+    let layers = report["isolation"]["layers"].as_array().unwrap();
+    if layers.iter().any(|layer| layer == "cgroup") {
+        outcome.assert_code(137);
+        assert_eq!(report["status"], "memory_exceeded");
+    }
+    assert!(lab.isolation != Isolation::Vm || layers.iter().any(|layer| layer == "cgroup"));
+    // The same amount is there for who may have it.
+    lab.helper(["memory", "30000000"])
+        .option("--memory", "64MiB")
+        .outcome()
+        .assert_code(0);
+}
+
+/// No more processes than allowed, and the refusal is the one that programs expect.
+fn processes_are_limited(lab: &Lab) {
+    let outcome = lab
+        .helper(["fork-count", "200"])
+        .option("--pids", "20")
+        .outcome();
+    outcome.assert_code(0);
+    let text = outcome.text();
+    let (children, refusal) = text.trim().split_once(' ').unwrap();
+    assert!(children.parse::<u32>().unwrap() <= 20, "{outcome}");
+    assert_ne!(refusal, "0", "200 processes were allowed: {outcome}");
+}
+
+/// No more open files than allowed.
+fn open_files_are_limited(lab: &Lab) {
+    let outcome = lab
+        .helper(["open-files", "200"])
+        .option("--open-files", "30")
+        .outcome();
+    outcome.assert_code(0);
+    let text = outcome.text();
+    let (opened, refusal) = text.trim().split_once(' ').unwrap();
+    assert!(opened.parse::<u32>().unwrap() < 30, "{outcome}");
+    assert_ne!(refusal, "0", "200 files were allowed: {outcome}");
+}
+
+/// No file larger than allowed.
+fn file_size_is_limited(lab: &Lab) {
+    let run = lab
+        .helper(["file", "3000000"])
+        .option("--file-size", "1MiB");
+    assert_ne!(run.outcome().code(), Some(0));
+    let run = lab
+        .helper(["file", "3000000"])
+        .option("--file-size", "4MiB");
+    run.outcome().assert_code(0);
+}
+
+/// A limit of 0 is hit at once, with the status of that limit or an error, never a hang or a crash
+/// of ringfence.
+fn the_smallest_limits(lab: &Lab) {
+    let echo = |option: &str| {
+        lab.run(["sh", "-c", "echo x"])
+            .option(option, "0")
+            .outcome()
+    };
+    echo("--timeout").assert_code(124);
+    echo("--cpu-time").assert_code(124);
+    echo("--memory").assert_code(137);
+    echo("--max-output").assert_code(137).assert_stdout("");
+    for option in ["--pids", "--open-files", "--file-size", "--workspace-size"] {
+        let outcome = echo(option);
+        assert!(
+            !outcome.errors().contains("panicked"),
+            "{option}: {outcome}"
+        );
+        assert!(
+            outcome.code().is_some_and(|code| code <= 137),
+            "{option}: {outcome}"
+        );
+    }
+}
+
+/// 2^64-1 of everything is no limit at all.
+fn the_largest_limits(lab: &Lab) {
+    let mut run = lab.run(["sh", "-c", "echo x > file; cat file"]);
+    for option in [
+        "--timeout",
+        "--cpu-time",
+        "--memory",
+        "--pids",
+        "--open-files",
+        "--file-size",
+        "--workspace-size",
+        "--max-output",
+    ] {
+        run = run.option(option, u64::MAX.to_string());
+    }
+    run.outcome().assert_code(0).assert_stdout("x\n");
+}
