@@ -187,7 +187,9 @@ fn proc() -> Done {
 
 fn attach(bind: &Bind) -> Sys<()> {
     for parent in &bind.parents {
-        match sys::mkdirat(HERE, parent, 0o755) {
+        // To be passed through, not to be listed: the names on the way to an interpreter in
+        // somebody's home directory are nobody else's business.
+        match sys::mkdirat(HERE, parent, 0o711) {
             Ok(()) | Err(Errno(libc::EEXIST)) => {}
             Err(errno) => return Err(errno),
         }

@@ -70,6 +70,8 @@ fn flood(len: u64) -> io::Result<()> {
 /// in. Whoever writes all input before reading output waits for ever.
 fn duplex(len: u64) -> io::Result<()> {
     flood(len)?;
+    // What follows the last line end would wait in the buffer for the end of the input.
+    io::stdout().flush()?;
     eprintln!("{}", digest(io::stdin().lock())?);
     Ok(())
 }

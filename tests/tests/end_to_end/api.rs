@@ -1,6 +1,7 @@
 //! The library as an application uses it, in the tests' own process.
 
 use ringfence::{Ended, Engine, Error, Isolation as Where, Layer, Sandbox, SandboxBuilder, Stdio};
+use ringfence_tests::leftovers::Before;
 use ringfence_tests::{Isolation, Lab, Scenario};
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -117,9 +118,9 @@ fn children_are_killed(lab: &Lab) {
     assert_eq!(child.wait().unwrap().ended, Ended::Killed);
 }
 
-/// Dropping a child ends it; dropping the sandbox too ends the VM (the fixture of the next scenario
-/// would find it).
+/// Dropping a child ends it, and with the last reference to its sandbox the VM.
 fn a_dropped_child_is_dead(lab: &Lab) {
+    let before = Before::look(&[]);
     let command = sandbox(lab)
         .command("sh")
         .args(["-c", "echo runs; sleep 300"]);
@@ -137,8 +138,7 @@ fn a_dropped_child_is_dead(lab: &Lab) {
         .unwrap();
     assert_eq!(&line, b"runs\n");
     drop(child);
-    let children = ringfence_tests::process::children(ringfence_tests::process::own());
-    assert!(children.is_empty(), "{children:?}");
+    before.assert_same();
 }
 
 /// What a caller can act upon has a variant of its own.

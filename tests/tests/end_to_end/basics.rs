@@ -293,7 +293,15 @@ fn the_environment_is_clean(lab: &Lab) {
         .split_terminator('\0')
         .map(|variable| variable.split_once('=').unwrap().0)
         .collect();
-    let allowed = BTreeSet::from(["HOME", "LANG", "PATH", "TERM", "TMPDIR", "WORKSPACE"]);
+    let allowed = BTreeSet::from([
+        "HOME",
+        "LANG",
+        "PATH",
+        "TERM",
+        "TMPDIR",
+        "USER",
+        "WORKSPACE",
+    ]);
     let extra: Vec<_> = names.difference(&allowed).collect();
     assert!(extra.is_empty(), "{extra:?} {outcome}");
     for name in ["HOME", "PATH", "TMPDIR", "WORKSPACE"] {
