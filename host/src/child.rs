@@ -224,7 +224,8 @@ impl Child {
         });
         let report = self.wait()?;
         let (stdout, stderr) = collected.map_err(read)?;
-        let truncated = self.meter.exceeded.load(Ordering::Acquire);
+        // In a VM it is the agent that cuts the output, exactly at the limit.
+        let truncated = self.truncated() || report.ended == Ended::OutputExceeded;
         Ok(Output {
             report,
             stdout,

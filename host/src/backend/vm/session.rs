@@ -18,10 +18,12 @@ use ringfence_protocol::{
 };
 use std::ffi::OsString;
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
+use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStringExt;
+use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 /// How long the agent may take to start a program, and to end it after a kill or a time limit.
@@ -38,6 +40,10 @@ struct Running {
     cause: OnceLock<Ended>,
     state: Mutex<State>,
     changed: Condvar,
+    /// Closed at the end, so that no thread waits for an agent that does not read.
+    stream: UnixStream,
+    /// Joined by whoever waits: a thread that lives on would keep the guest alive.
+    threads: Mutex<Vec<JoinHandle<()>>>,
     guest: Arc<Guest>,
 }
 
@@ -59,6 +65,9 @@ pub(super) fn start(
     let files = request.files.into_iter().map(InputFile::open);
     let files = files.collect::<Result<Vec<_>, _>>()?;
     let stream = guest.connect(port::EXEC)?;
+    let kept = stream
+        .try_clone()
+        .map_err(Error::system("cannot keep the agent's connection"))?;
     let (mut sender, mut receiver, deadline) = connection::open(stream, PATIENCE)?;
     let inputs = exec_message(config, request.program, request.args, request.env, files)?;
     send_exec(&mut sender, inputs)?;
@@ -80,6 +89,8 @@ pub(super) fn start(
             ended: false,
         }),
         changed: Condvar::new(),
+        stream: kept,
+        threads: Mutex::default(),
         guest: Arc::clone(&guest),
     });
     running.serve(receiver, has_stdin, guest.engine)
@@ -221,13 +232,16 @@ impl Running {
             running.finish(outcome);
             drop(over_writer);
         });
-        spawned.map_err(failed())?;
+        self.keep(spawned.map_err(failed())?);
         let running = Arc::clone(&self);
         let thread = thread::Builder::new().name("ringfence-vm-input".into());
         let spawned = thread.spawn(move || running.write_stdin(stdin_reader, &over));
-        if let Err(error) = spawned {
-            self.kill(Ended::Killed);
-            return Err(failed()(error));
+        match spawned {
+            Ok(thread) => self.keep(thread),
+            Err(error) => {
+                self.kill(Ended::Killed);
+                return Err(failed()(error));
+            }
         }
         let isolation = Isolation::Vm;
         Ok(Session {
@@ -238,6 +252,13 @@ impl Running {
             isolation,
             engine: Some(engine),
         })
+    }
+
+    fn keep(&self, thread: JoinHandle<()>) {
+        self.threads
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(thread);
     }
 
     fn read_messages(
@@ -322,6 +343,8 @@ impl Running {
     }
 
     fn finish(&self, outcome: Result<Report, Error>) {
+        // It may be closed already.
+        drop(self.stream.shutdown(Shutdown::Both));
         let mut state = self.state();
         state.outcome = Some(outcome);
         state.ended = true;
@@ -405,6 +428,12 @@ impl Control for Running {
     fn wait(&self) -> Result<Report, Error> {
         let state = self.changed.wait_while(self.state(), |state| !state.ended);
         let outcome = state.unwrap_or_else(PoisonError::into_inner).outcome.take();
+        let threads =
+            std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        for thread in threads {
+            // A thread that panicked has left its mark: the outcome, or none.
+            drop(thread.join());
+        }
         outcome.unwrap_or_else(|| {
             Err(Error::Sandbox {
                 message: "the program was waited for twice".into(),
