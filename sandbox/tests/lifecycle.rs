@@ -1,7 +1,6 @@
 //! Nothing survives: not the end of the program, not the end of the caller, not five hundred runs.
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "a test stops where it is surprised")]
-#![expect(clippy::unwrap_used, reason = "a test stops where it is surprised")]
 
 mod common;
 
