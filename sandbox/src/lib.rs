@@ -16,6 +16,21 @@
 //!   a socket whose end of file means that the caller is gone.
 //! - Between `clone` and `execve` only raw system calls are made; everything was prepared before.
 
+//!
+//! # What it does not do
+//! - Without a mount namespace, modes, owners, times and extended attributes of files outside the
+//!   workspace are only guarded by their owner: Landlock does not mediate them. An unprivileged
+//!   caller's own files are then within reach of `chmod` and `utime`. Nor is the size of the
+//!   workspace bounded then, but for the size of each file; and of `/proc` a program sees its first
+//!   process's own directory alone.
+//! - Without a control group, memory is bounded for each process and for private memory alone, and
+//!   the peak is the largest resident set of one process, which is never told smaller than the
+//!   caller's own at the start.
+//! - Without a process namespace, a program whose supervisor *and* caller are both killed loses its
+//!   first process, but descendants of that live on.
+//! - The supervisor is a copy of the caller (`fork`), so a start takes longer the more memory the
+//!   caller has mapped.
+
 #![cfg(target_os = "linux")]
 #![warn(missing_docs)]
 

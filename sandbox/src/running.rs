@@ -149,7 +149,7 @@ impl Child {
         message.msg_iov = &raw mut part;
         message.msg_iovlen = 1;
         message.msg_control = (&raw mut rights).cast();
-        message.msg_controllen = size_of::<OneDescriptor>() as _;
+        message.msg_controllen = crate::sys::small_size(size_of::<OneDescriptor>());
         let len = loop {
             let flags = libc::MSG_CMSG_CLOEXEC;
             // SAFETY: the message points to two buffers of the lengths it says, which outlive it.

@@ -125,6 +125,11 @@ const fn int(value: usize) -> i32 {
     value as i32
 }
 
+/// The size of a small structure, in whatever type a C library gives to such a field.
+pub(crate) fn small_size<T: TryFrom<usize> + Default>(bytes: usize) -> T {
+    T::try_from(bytes).unwrap_or_default()
+}
+
 /// Repeats a call that a signal interrupted. Signals are blocked in the sandbox's own processes,
 /// but a debugger or a stop can interrupt a call all the same.
 #[inline(always)]

@@ -289,10 +289,10 @@ fn send(control: RawFd, record: &Record, descriptor: Option<RawFd>) -> sys::Sys<
     if let Some(descriptor) = descriptor {
         rights.header.cmsg_level = libc::SOL_SOCKET;
         rights.header.cmsg_type = libc::SCM_RIGHTS;
-        rights.header.cmsg_len = (size_of::<libc::cmsghdr>() + size_of::<i32>()) as _;
+        rights.header.cmsg_len = sys::small_size(size_of::<libc::cmsghdr>() + size_of::<i32>());
         rights.descriptor = descriptor;
         message.msg_control = (&raw mut rights).cast();
-        message.msg_controllen = size_of::<OneDescriptor>() as _;
+        message.msg_controllen = sys::small_size(size_of::<OneDescriptor>());
     }
     let args = [
         sys::signed(control),
