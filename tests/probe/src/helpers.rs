@@ -26,7 +26,6 @@ fn dispatch(words: &[&str]) -> io::Result<ExitCode> {
         ["duplex", len] => duplex(parse(len)?)?,
         ["interleave", lines] => interleave(parse(lines)?)?,
         ["environment"] => environment()?,
-        ["ids"] => ids()?,
         ["fork-bomb"] => fork_bomb(),
         ["fork-count", most] => fork_count(parse(most)?),
         ["memory", bytes] => memory(parse(bytes)?),
@@ -93,14 +92,6 @@ fn environment() -> io::Result<()> {
     for (name, value) in std::env::vars_os() {
         out.write_all(&[name.as_bytes(), b"=", value.as_bytes(), b"\0"].concat())?;
     }
-    Ok(())
-}
-
-fn ids() -> io::Result<()> {
-    let uid = call!(libc::SYS_getuid)?;
-    let gid = call!(libc::SYS_getgid)?;
-    let pid = call!(libc::SYS_getpid)?;
-    println!("uid={uid} gid={gid} pid={pid}");
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! Every limit is hit by a program and reported under its own name, and what was running is gone.
 
 use ringfence_tests::{Isolation, Lab, Scenario};
+use serde_json::Value;
 use std::time::Duration;
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
@@ -48,32 +49,53 @@ fn ignored_signals_do_not_help(lab: &Lab) {
     }
 }
 
-/// A program that computes for ever ends after its CPU time, long before its wall time.
+/// Whether a control group confined the program.
+fn in_a_group(report: &Value) -> bool {
+    let layers = report["isolation"]["layers"].as_array().unwrap();
+    layers.iter().any(|layer| layer == "cgroup")
+}
+
+/// A program that computes for ever ends after its CPU time, long before its wall time. With a
+/// control group the time of all its processes counts together; without one each has the whole.
 fn cpu_time_is_limited(lab: &Lab) {
-    let run = lab
-        .helper(["spin"])
-        .option("--cpu-time", "1s")
-        .option("--timeout", "80s");
-    let (outcome, report) = run.json();
-    outcome.assert_code(124);
-    assert_eq!(report["status"], "cpu_exceeded");
-    assert!(report["cpu_ms"].as_f64().unwrap() >= 900.0, "{report}");
+    for (helper, processes) in [(&["spin"][..], 1.0), (&["spin-many", "4"], 4.0)] {
+        let run = lab
+            .helper(helper)
+            .option("--cpu-time", "1s")
+            .option("--timeout", "80s");
+        let (outcome, report) = run.json();
+        outcome.assert_code(124);
+        assert_eq!(report["status"], "cpu_exceeded");
+        let together = if in_a_group(&report) { 1.0 } else { processes };
+        let used = report["cpu_ms"].as_f64().unwrap();
+        let most = 1000.0 * together + 1000.0;
+        assert!((900.0..most).contains(&used), "{helper:?}: {report}");
+    }
 }
 
 /// A program that wants more memory than it may does not get it. With a control group the kernel
-/// kills it and the report says why; without one its allocation fails.
+/// kills it and the report says why; without one its allocation fails, as far as the memory is its
+/// own: what it maps to share counts in a group only, and the report shows it.
 fn memory_is_limited(lab: &Lab) {
-    let run = lab
-        .helper(["memory", "300000000"])
-        .option("--memory", "64MiB");
-    let (outcome, report) = run.json();
-    assert_ne!(outcome.code(), Some(0), "{outcome}");
-    let layers = report["isolation"]["layers"].as_array().unwrap();
-    if layers.iter().any(|layer| layer == "cgroup") {
-        outcome.assert_code(137);
-        assert_eq!(report["status"], "memory_exceeded");
+    for helper in ["memory", "shared-memory"] {
+        let run = lab
+            .helper([helper, "300000000"])
+            .option("--memory", "64MiB");
+        let (outcome, report) = run.json();
+        if in_a_group(&report) {
+            outcome.assert_code(137);
+            assert_eq!(report["status"], "memory_exceeded", "{helper}");
+        } else if helper == "memory" {
+            assert_ne!(outcome.code(), Some(0), "{outcome}");
+        } else {
+            let peak = report["peak_memory_bytes"].as_u64().unwrap();
+            assert!(outcome.code() != Some(0) || peak > 290_000_000, "{outcome}");
+        }
+        assert!(
+            in_a_group(&report) || lab.isolation != Isolation::Vm,
+            "{report}"
+        );
     }
-    assert!(lab.isolation != Isolation::Vm || layers.iter().any(|layer| layer == "cgroup"));
     // The same amount is there for who may have it.
     lab.helper(["memory", "30000000"])
         .option("--memory", "64MiB")

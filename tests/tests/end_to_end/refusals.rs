@@ -13,7 +13,7 @@ use std::io::{BufRead as _, BufReader};
 use std::net::{TcpListener, UdpSocket};
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
-use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener};
+use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -631,6 +631,10 @@ fn sandboxes_do_not_meet(lab: &Lab) {
     connect.start().finish_beside().assert_code(0);
     let find = lab.probe([format!("find-in-proc={hex}")]);
     find.start().finish_beside().assert_code(0);
+    // Nor is the name one of the host's.
+    let address = SocketAddr::from_abstract_name(&name).unwrap();
+    let outside = UnixStream::connect_addr(&address).unwrap_err();
+    assert_eq!(outside.kind(), std::io::ErrorKind::ConnectionRefused);
     first.signal(rustix::process::Signal::TERM);
     first.finish_killed();
 }

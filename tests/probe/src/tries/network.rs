@@ -7,7 +7,7 @@ use libc::c_int;
 use std::io;
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::linux::net::SocketAddrExt as _;
-use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
+use std::os::unix::net::{SocketAddr, UnixDatagram, UnixStream};
 
 pub(super) const TRIES: Table = &[
     (
@@ -114,7 +114,6 @@ pub(super) const TRIES: Table = &[
     ("unix-send", Attempt(unix_send)),
     ("abstract-connect", Attempt(abstract_connect)),
     ("abstract-send", Attempt(abstract_send)),
-    ("abstract-bind", Attempt(abstract_bind)),
 ];
 
 const ETH_P_ALL: c_int = 0x0300;
@@ -172,9 +171,4 @@ fn abstract_send(name: &str) -> io::Result<String> {
     UnixDatagram::unbound()?
         .send_to_addr(b"x", &address)
         .map(|_| "sent".into())
-}
-
-fn abstract_bind(name: &str) -> io::Result<String> {
-    let address = SocketAddr::from_abstract_name(name)?;
-    UnixListener::bind_addr(&address).map(|_| "listens".into())
 }

@@ -10,10 +10,6 @@ use std::io;
 pub(super) const TRIES: Table = &[
     ("kill", Attempt(kill)),
     ("kill-group", Attempt(kill_group)),
-    (
-        "kill-all",
-        Attempt(|_| call!(libc::SYS_kill, -1, libc::SIGCONT).map(done)),
-    ),
     ("queue-signal", Attempt(queue_signal)),
     ("open-pidfd", Attempt(open_pidfd)),
     ("steal-descriptor", Attempt(steal_descriptor)),
