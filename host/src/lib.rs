@@ -37,6 +37,11 @@
 
 #![warn(missing_docs)]
 
+/// The example of the README, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
+
 mod backend;
 mod child;
 mod command;
