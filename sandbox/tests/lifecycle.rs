@@ -152,6 +152,9 @@ fn many_at_once_do_not_keep_each_other_alive() {
                         // Each reads to the end: a sibling that held the other end would hang it.
                         let mut cat = shell("cat; sleep 0.05", mode);
                         cat.stdin = ringfence_sandbox::Stdin::Piped;
+                        // Without a user namespace the kernel counts all processes of an ordinary
+                        // user: those of sandboxes that start later as well.
+                        cat.limits.processes = Some(1024);
                         let running = spawn(cat).unwrap();
                         finish(running, format!("{index}").into_bytes())
                     })
