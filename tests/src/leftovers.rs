@@ -96,14 +96,13 @@ impl Before {
     }
 }
 
-/// Whether a path is that of a ringfence which somebody else runs on this machine meanwhile: its name
-/// holds the number of a living process. It may also be gone by now.
+/// Whether a thing is of a ringfence which somebody else runs on this machine meanwhile: its name
+/// holds the number of a living process. A path may also be gone by now.
 fn is_of_another(thing: &str) -> bool {
-    let path = Path::new(thing);
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let name = thing.rsplit([' ', '/', '@']).next().unwrap_or_default();
     let mut numbers = name.split('-').filter_map(|part| part.parse().ok());
     let lives = numbers.any(|pid: Number| pid != process::own() && process::is_alive(pid));
-    path.is_absolute() && (lives || !path.exists())
+    lives || thing.starts_with('/') && !Path::new(thing).exists()
 }
 
 /// Everything by name that could be left behind.
