@@ -20,6 +20,7 @@
 mod api;
 mod basics;
 mod exits;
+mod files;
 mod input;
 mod lifecycle;
 mod limits;
@@ -31,12 +32,13 @@ use ringfence_tests::{Availability, Bench, Isolation, Lab, Scenario, process};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-const MODULES: [(&str, &[Scenario]); 8] = [
+const MODULES: [(&str, &[Scenario]); 9] = [
     ("basics", basics::SCENARIOS),
     ("exits", exits::SCENARIOS),
     ("streams", streams::SCENARIOS),
     ("limits", limits::SCENARIOS),
     ("refusals", refusals::SCENARIOS),
+    ("files", files::SCENARIOS),
     ("input", input::SCENARIOS),
     ("lifecycle", lifecycle::SCENARIOS),
     ("api", api::SCENARIOS),
