@@ -38,7 +38,7 @@ pub use layer::{Layer, LayerState, LayerStatus, UnknownLayer};
 pub use limits::{Limits, Network};
 pub use message::{
     CHUNK, ControlReply, ControlRequest, Exec, Failure, FailureKind, FileEntry, FromAgent,
-    INLINE_FILES, STDIN_WINDOW, ToAgent,
+    INLINE_FILES, STDIN_WINDOW, ToAgent, chain,
 };
 pub use report::{Ended, Report, Violation};
 pub use serde_bytes::ByteBuf;

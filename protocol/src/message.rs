@@ -2,7 +2,7 @@
 
 use crate::{Layer, Limits, Network, Report};
 use alloc::boxed::Box;
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::time::Duration;
 use serde::{Deserialize, Serialize};
@@ -131,6 +131,19 @@ pub struct Failure {
     pub kind: FailureKind,
     /// For people: what failed, with which value, and what to do next.
     pub message: String,
+}
+
+/// An error and its causes in one line: the message of a [`Failure`].
+#[must_use]
+pub fn chain(error: &dyn core::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
 }
 
 /// From the host on a control connection.

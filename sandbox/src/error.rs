@@ -1,6 +1,7 @@
 //! What can go wrong, typed, with what to do next.
 
 use crate::Layer;
+use ringfence_protocol::{Failure, FailureKind, chain};
 use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
@@ -67,6 +68,24 @@ pub enum SpawnError {
         #[source]
         source: io::Error,
     },
+}
+
+impl SpawnError {
+    /// The same in the words that callers and the wire share.
+    #[must_use]
+    pub fn failure(&self) -> Failure {
+        let kind = match self {
+            Self::NotFound { .. } => FailureKind::NotFound,
+            Self::NotExecutable { .. } | Self::IsDirectory { .. } => FailureKind::NotExecutable,
+            Self::InvalidInput { .. } => FailureKind::InvalidInput,
+            Self::LayerUnavailable { .. } => FailureKind::LayerUnavailable,
+            Self::Prepare { .. } | Self::Setup { .. } => FailureKind::Internal,
+        };
+        Failure {
+            kind,
+            message: chain(self),
+        }
+    }
 }
 
 /// Why an execution could not be followed to its end. Everything of it has been killed.

@@ -102,6 +102,19 @@ pub fn own() -> Number {
     rustix::process::getpid().as_raw_pid()
 }
 
+/// The session of this process: 0 where its leader is outside of the PID namespace, which
+/// `rustix::process::getsid` takes for impossible.
+///
+/// # Panics
+/// Without `/proc`.
+#[must_use]
+pub fn session() -> Number {
+    let stat = fs::read_to_string("/proc/self/stat").unwrap();
+    // Behind the name, which may contain anything: state, parent, group, session.
+    let (_, fields) = stat.rsplit_once(')').unwrap();
+    fields.split_whitespace().nth(3).unwrap().parse().unwrap()
+}
+
 /// A field of `/proc/PID/status`, in kilobytes for sizes.
 #[must_use]
 pub fn status(pid: Number, field: &str) -> Option<u64> {

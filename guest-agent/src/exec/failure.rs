@@ -2,8 +2,7 @@
 
 use crate::executions::Closed;
 use crate::frame_io::{ReadError, WriteError};
-use crate::init::chain;
-use ringfence_protocol::{Failure, FailureKind};
+use ringfence_protocol::{Failure, FailureKind, chain};
 use ringfence_sandbox::{SpawnError, WaitError};
 
 /// A session's end without a report.
@@ -58,16 +57,7 @@ impl From<Closed> for End {
 
 impl From<SpawnError> for End {
     fn from(error: SpawnError) -> Self {
-        let kind = match &error {
-            SpawnError::NotFound { .. } => FailureKind::NotFound,
-            SpawnError::NotExecutable { .. } | SpawnError::IsDirectory { .. } => {
-                FailureKind::NotExecutable
-            }
-            SpawnError::InvalidInput { .. } => FailureKind::InvalidInput,
-            SpawnError::LayerUnavailable { .. } => FailureKind::LayerUnavailable,
-            _ => FailureKind::Internal,
-        };
-        Self::failed(kind, chain(&error))
+        Self::Failed(error.failure())
     }
 }
 

@@ -6,8 +6,7 @@
 
 use super::failure::End;
 use crate::frame_io::FrameReader;
-use crate::init::chain;
-use ringfence_protocol::{FileEntry, ToAgent};
+use ringfence_protocol::{FileEntry, ToAgent, chain};
 use ringfence_sandbox::{Content, InputFile, WorkspacePath};
 use rustix::fs::{Mode, OFlags};
 use std::fs::File;

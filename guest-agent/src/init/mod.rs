@@ -22,6 +22,7 @@ mod mounts;
 mod root_device;
 
 use console::{Console, Stopwatch};
+use ringfence_protocol::chain;
 use rustix::process::{Pid, Resource, Rlimit, WaitOptions, WaitStatus};
 use rustix::system::RebootCommand;
 use std::io;
@@ -175,17 +176,4 @@ fn how_agent_ended(status: WaitStatus) -> String {
         (None, None) => "ended".into(),
     };
     format!("the agent {how}; powering off")
-}
-
-/// An error and its causes on one line.
-#[must_use]
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

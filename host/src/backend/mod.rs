@@ -81,21 +81,10 @@ pub(crate) fn layers() -> Vec<ringfence_protocol::LayerState> {
     Vec::new()
 }
 
-/// An error with its causes in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ringfence_protocol::chain;
     use std::error::Error as _;
     use std::io;
 

@@ -1,10 +1,10 @@
 //! The Linux sandbox on the host's own kernel.
 
-use super::{Control, Session, chain};
+use super::{Control, Session};
 use crate::command::{Request, Source};
 use crate::sandbox::Config;
 use crate::{Error, Isolation};
-use ringfence_protocol::{Ended, Failure, FailureKind, LayerState, Report};
+use ringfence_protocol::{Ended, LayerState, Report, chain};
 use ringfence_protocol::{Layer, Network};
 use ringfence_sandbox::{
     Access, Content, Grant, InputFile, Killer, Running, SpawnError, Spec, Stdin, WorkspacePath,
@@ -109,17 +109,5 @@ impl Control for Process {
 }
 
 fn spawn_error(error: SpawnError) -> Error {
-    let kind = match &error {
-        SpawnError::NotFound { .. } => FailureKind::NotFound,
-        SpawnError::NotExecutable { .. } | SpawnError::IsDirectory { .. } => {
-            FailureKind::NotExecutable
-        }
-        SpawnError::InvalidInput { .. } => FailureKind::InvalidInput,
-        SpawnError::LayerUnavailable { .. } => FailureKind::LayerUnavailable,
-        _ => FailureKind::Internal,
-    };
-    Error::from_failure(Failure {
-        kind,
-        message: chain(&error),
-    })
+    Error::from_failure(error.failure())
 }

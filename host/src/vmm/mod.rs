@@ -196,10 +196,11 @@ pub(crate) enum MachineError {
         source: io::Error,
     },
     /// The vsock device could not be served to the engine.
-    #[error("cannot serve the vsock device: {message}")]
+    #[error("cannot serve the vsock device")]
     Device {
-        /// What failed.
-        message: String,
+        /// The cause.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The guest did not report itself ready in time.
     #[error("the guest was not ready after {:.1} s: {exit}", after.as_secs_f64())]
@@ -230,4 +231,12 @@ pub(crate) enum MachineError {
         #[source]
         source: io::Error,
     },
+}
+
+impl MachineError {
+    fn device(source: impl std::error::Error + Send + Sync + 'static) -> Self {
+        Self::Device {
+            source: Box::new(source),
+        }
+    }
 }

@@ -124,11 +124,8 @@ enum Event {
 
 fn attempt(config: &MachineConfig, qemu: &Path, sandbox: bool) -> Result<Booted, MachineError> {
     let system = |step| move |source| MachineError::System { step, source };
-    let device = |error: &dyn std::error::Error| MachineError::Device {
-        message: chain(error),
-    };
-    let cid = GuestCid::try_from(GUEST_CID).map_err(|error| device(&error))?;
-    let (vsock, door, socket) = VhostUser::start(cid).map_err(|error| device(&error))?;
+    let cid = GuestCid::try_from(GUEST_CID).map_err(MachineError::device)?;
+    let (vsock, door, socket) = VhostUser::start(cid).map_err(MachineError::device)?;
     // One place: whichever comes first is what counts.
     let (events, event) = sync_channel(1);
     let ready = events.clone();
@@ -158,18 +155,6 @@ fn attempt(config: &MachineConfig, qemu: &Path, sandbox: bool) -> Result<Booted,
         machine: Arc::new(machine),
         ready,
     })
-}
-
-/// An error and its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 fn command(config: &MachineConfig, qemu: &Path, vsock: &OwnedFd, sandbox: bool) -> Command {

@@ -444,7 +444,7 @@ fn own_processes_cannot_be_traced(lab: &Lab) {
 /// No capability, no privilege to gain, a filter, only the three standard streams, a session of its
 /// own, not the host's root, no group of the caller's, and no way back from any of it.
 fn the_process_holds_nothing(lab: &Lab) {
-    let session = rustix::process::getsid(None).unwrap().as_raw_pid();
+    let session = process::session();
     // In a user namespace 0 stands for nobody: the number is invalid rather than forbidden.
     let root: &[&str] = &["refused EPERM", "refused EINVAL"];
     let mut expected = owned(&[

@@ -14,7 +14,7 @@ use crate::sandbox::{Config, Inner};
 use crate::vmm::{self, Machine, MachineError};
 use crate::{Engine, Error};
 use ringfence_image::{Arch, Image};
-use ringfence_protocol::{ControlReply, ControlRequest, port};
+use ringfence_protocol::{ControlReply, ControlRequest, chain, port};
 use std::fmt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -227,7 +227,7 @@ fn boot_engine(_config: vmm::MachineConfig) -> Result<vmm::Booted, Error> {
 
 fn machine_error(error: MachineError) -> Error {
     Error::Machine {
-        message: super::chain(&error),
+        message: chain(&error),
     }
 }
 
@@ -276,5 +276,5 @@ pub(crate) fn image_state() -> Result<PathBuf, String> {
     let verified = Image::find(Arch::Aarch64).and_then(|image| image.verify().map(|()| image));
     verified
         .map(|image| image.directory().to_owned())
-        .map_err(|error| super::chain(&error))
+        .map_err(|error| chain(&error))
 }

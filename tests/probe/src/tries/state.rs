@@ -112,10 +112,11 @@ fn descriptors(_: &str) -> Result<String, String> {
     }
 }
 
-/// Not in the session given by its number, and leader of or in one of this sandbox.
+/// Not in the session given by its number, and leader of or in one of this sandbox: the leader of
+/// a session from outside of the PID namespace would be number 0.
 fn session(outside: &str) -> Result<String, String> {
     let own = call!(libc::SYS_getsid, 0).map_err(|error| text(&error))?;
-    if own.to_string() == outside {
+    if own == 0 || own.to_string() == outside {
         Err(own.to_string())
     } else {
         Ok("own".into())
