@@ -26,6 +26,10 @@ mod console;
 mod process;
 #[cfg(target_os = "linux")]
 mod qemu;
+#[cfg_attr(not(test), expect(dead_code, reason = "for the engines of our own"))]
+mod rarely;
+#[expect(dead_code, reason = "for the engines of our own")]
+mod vcpus;
 #[cfg_attr(
     not(target_os = "linux"),
     expect(
