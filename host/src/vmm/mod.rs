@@ -20,13 +20,17 @@
 //! before anybody sees them.
 
 // The device is for every system; until the VMM for Macs is there only Linux has an engine for it.
-#[cfg(target_os = "linux")]
+#[cfg_attr(
+    not(target_os = "linux"),
+    expect(dead_code, reason = "for the engines of our own")
+)]
 mod console;
+#[cfg_attr(not(test), expect(dead_code, reason = "for the engines of our own"))]
+mod devices;
 #[cfg(target_os = "linux")]
 mod process;
 #[cfg(target_os = "linux")]
 mod qemu;
-#[cfg_attr(not(test), expect(dead_code, reason = "for the engines of our own"))]
 mod rarely;
 #[expect(dead_code, reason = "for the engines of our own")]
 mod vcpus;

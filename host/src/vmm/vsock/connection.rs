@@ -18,11 +18,11 @@
 //!   frees little, so the stream went on in small pieces, at a fifth of the speed.
 //! - What the guest sent before it shut down or reset still reaches the host program.
 
-use super::chain::Pieces;
 use super::credit::{BUF_ALLOC, OwnCredit, PeerCredit};
 use super::packet::{Header, Operation, Port, Shutdown};
 use super::poll::{Readiness, Token};
 use super::socket::{HostSocket, Moved};
+use crate::vmm::devices::virtio::chain::Pieces;
 use std::collections::VecDeque;
 use std::io;
 use std::net;
@@ -97,7 +97,9 @@ pub(super) struct Connection {
     credit_due: bool,
     guest_reset: bool,
     readable: bool,
-    hangup: bool,
+    /// Which directions of the socket have ended, by the poller's word.
+    read_closed: bool,
+    write_closed: bool,
 }
 
 impl Connection {
@@ -120,7 +122,8 @@ impl Connection {
             credit_due: false,
             guest_reset: false,
             readable: false,
-            hangup: false,
+            read_closed: false,
+            write_closed: false,
         }
     }
 
@@ -324,15 +327,21 @@ impl Connection {
         Ok(())
     }
 
+    /// Neither direction of the socket is open any more.
+    fn is_hung_up(&self) -> bool {
+        self.read_closed && self.write_closed
+    }
+
     /// Takes what the poller saw.
     pub(super) fn on_readiness(&mut self, readiness: Readiness) {
         self.readable |= readiness.readable;
-        self.hangup |= readiness.hangup;
+        self.read_closed |= readiness.read_closed;
+        self.write_closed |= readiness.write_closed;
         if readiness.writable {
             self.flush();
         }
         // With nothing left to be read there is no end of file to wait for.
-        if self.hangup && (self.host_shutdown.send || self.guest_shutdown.receive) {
+        if self.is_hung_up() && (self.host_shutdown.send || self.guest_shutdown.receive) {
             self.host_shutdown = Shutdown::BOTH;
             self.stop_reading();
         }
@@ -469,7 +478,7 @@ impl Connection {
         match self.socket.as_ref()?.receive_pieces(&target) {
             Moved::Bytes(0) => {
                 self.host_shutdown.send = true;
-                if self.hangup {
+                if self.is_hung_up() {
                     self.stop_reading();
                 }
                 None

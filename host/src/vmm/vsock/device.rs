@@ -1,7 +1,7 @@
 //! The virtio-vsock device: who is connected to whom, and what the rings carry.
 //!
 //! The device knows neither how its rings reached it nor who waits for its sockets. A transport
-//! (vhost-user today, virtio-mmio for the VMM of our own) owns guest memory and rings, waits for
+//! (vhost-user for QEMU, virtio-mmio for engines of our own) owns guest memory and rings, waits for
 //! kicks, for the poller and for the mailbox, and calls:
 //! - [`Device::on_wishes`] when the [bell](BELL) is readable,
 //! - [`Device::on_readiness`] for each socket the poller saw,
@@ -15,11 +15,12 @@
 //! Only streams are offered: no SEQPACKET, and nothing else has a feature bit.
 
 use super::connection::{Connection, Key, Opening};
+use super::host;
 use super::host::{Accept, Mailbox, Refused, VsockHost, Wish};
 use super::packet::{GuestCid, HOST_CID, Header, Operation, Port, SocketType};
 use super::poll::{Poller, Readiness, Token};
 use super::socket::HostSocket;
-use super::{chain, host};
+use crate::vmm::devices::virtio::chain;
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::AsFd;
@@ -101,6 +102,7 @@ impl<P: Poller> Device<P> {
     }
 
     /// The device's configuration space: the guest's CID. Reads behind its end give nothing.
+    #[cfg(target_os = "linux")]
     pub(crate) fn config(&self, offset: u32, size: u32) -> Vec<u8> {
         let bytes = u64::from(self.guest).to_le_bytes();
         let skip = usize::try_from(offset).unwrap_or(usize::MAX);
@@ -108,8 +110,8 @@ impl<P: Poller> Device<P> {
         bytes.iter().copied().skip(skip).take(take).collect()
     }
 
-    pub(crate) fn poller(&self) -> &P {
-        &self.poller
+    pub(crate) fn poller_mut(&mut self) -> &mut P {
+        &mut self.poller
     }
 
     /// Makes the transport come back soon, by way of the bell.
@@ -287,7 +289,7 @@ impl<P: Poller> Device<P> {
 
     /// Takes one packet of the guest's.
     pub(super) fn on_packet<B: BitmapSlice>(&mut self, mut packet: chain::Pieces<'_, B>) {
-        let Some(header) = packet.take_header() else {
+        let Some(header) = packet.take().map(|bytes| Header::decode(&bytes)) else {
             return self.note("chain shorter than a header");
         };
         if header.src_cid != u64::from(self.guest) {

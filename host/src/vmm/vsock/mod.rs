@@ -5,8 +5,9 @@
 //! | `packet` | the wire: headers as plain data |
 //! | `credit`, `connection` | the state machine of one stream |
 //! | `device`, `rings` | all streams of a guest, and its rings; transport-independent |
-//! | `chain`, `socket`, `poll` | guest memory, sockets, readiness |
+//! | `socket`, `poll` | sockets, readiness |
 //! | `host` | the door for host programs |
+//! | `mmio` | the transport for engines of our own |
 //! | `vhost_user` | the transport for QEMU |
 //!
 //! # Trust
@@ -23,11 +24,12 @@
     clippy::expect_used
 )]
 
-mod chain;
 mod connection;
 mod credit;
 mod device;
 mod host;
+#[cfg_attr(not(test), expect(dead_code, reason = "for the engines of our own"))]
+mod mmio;
 mod packet;
 mod poll;
 mod rings;
@@ -38,6 +40,8 @@ mod tests;
 mod vhost_user;
 
 pub(crate) use host::{Refused, VsockHost};
+#[expect(unused_imports, reason = "for the engines of our own")]
+pub(crate) use mmio::{StartError, Vsock};
 pub(crate) use packet::GuestCid;
 #[cfg(target_os = "linux")]
 pub(crate) use vhost_user::VhostUser;

@@ -4,10 +4,10 @@
 //! Every chain that was taken is given back, whatever was in it. Each call does a bounded amount of
 //! work; when more is left it says so and expects to be called again.
 
-use super::chain::{self, Half, Pieces};
 use super::device::{BUDGET, Device, MOST_REPLIES};
 use super::packet::Header;
 use super::poll::Poller;
+use crate::vmm::devices::virtio::chain::{self, Half, Pieces};
 use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
 use vm_memory::GuestMemory;
 use vm_memory::bitmap::BitmapSlice;
@@ -169,7 +169,7 @@ impl<P: Poller> Device<P> {
                 Err(NoRoom) => return Filled::Unusable,
             },
         };
-        front.put_header(&header);
+        front.put(&header.encode());
         let len = u32::try_from(Header::LEN)
             .unwrap_or(0)
             .saturating_add(header.len);

@@ -9,7 +9,7 @@
     reason = "sendmsg and recvmsg on guest memory, which may not be a slice"
 )]
 
-use super::chain::{MOST_PIECES, Pieces};
+use crate::vmm::devices::virtio::chain::{MOST_PIECES, Pieces};
 use std::io;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};

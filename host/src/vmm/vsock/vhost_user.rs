@@ -15,17 +15,18 @@
 use super::device::{BELL, Device, RING_SIZE, RINGS};
 use super::host::VsockHost;
 use super::packet::GuestCid;
-use super::poll::Epoll;
+use super::poll::MioPoller;
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, getsockname, listen,
     socket_with,
 };
 use std::io;
 use std::ops::Deref;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use vhost::vhost_user::Listener;
 use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
 use vhost_user_backend::{VhostUserBackend, VhostUserDaemon, VringMutex, VringT};
@@ -96,9 +97,9 @@ impl VhostUser {
     /// Starts to serve a device for `guest`. The caller gets the door to it and the socket that
     /// QEMU is to speak vhost-user on.
     pub(crate) fn start(guest: GuestCid) -> Result<(Self, VsockHost, OwnedFd), VhostUserError> {
-        let epoll = Epoll::new().map_err(VhostUserError::system("create an epoll instance"))?;
-        let (device, door) =
-            Device::new(guest, epoll).map_err(VhostUserError::system("create the vsock device"))?;
+        let poller = MioPoller::new().map_err(VhostUserError::system("create a poller"))?;
+        let (device, door) = Device::new(guest, poller)
+            .map_err(VhostUserError::system("create the vsock device"))?;
         let memory = Memory::new(GuestMemoryMmap::new());
         let backend = Arc::new(Backend {
             state: Mutex::new(State {
@@ -128,7 +129,7 @@ impl VhostUser {
         daemon
             .start(&mut Listener::from(listener))
             .map_err(VhostUserError::library)?;
-        let poller = self.backend.state().device.poller().as_fd().as_raw_fd();
+        let poller = self.backend.state().device.poller_mut().as_raw_fd();
         for worker in daemon.get_epoll_handlers() {
             worker
                 .register_listener(poller, EventSet::IN, POLLER_EVENT.into())
@@ -182,7 +183,7 @@ fn connected_listener() -> io::Result<(UnixListener, OwnedFd)> {
 }
 
 struct State {
-    device: Device<Epoll>,
+    device: Device<MioPoller>,
     memory: Memory,
     /// The rings were stopped: the driver will start anew.
     restarted: bool,
@@ -202,7 +203,7 @@ impl Backend {
 
 impl State {
     fn on_poller(&mut self) -> io::Result<()> {
-        for (token, readiness) in self.device.poller().events()? {
+        for (token, readiness) in self.device.poller_mut().events(Some(Duration::ZERO))? {
             if token == BELL {
                 self.device.on_wishes();
             } else {

@@ -4,10 +4,9 @@
 use super::super::device::{BELL, Device};
 use super::super::host::VsockHost;
 use super::super::packet::{GuestCid, HOST_CID, Header, Operation, Shutdown, SocketType};
-use super::super::poll::Epoll;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use super::super::poll::{MioPoller, Readiness, Token};
 use std::collections::VecDeque;
-use std::os::fd::AsFd;
+use std::time::Duration;
 use virtio_queue::{Queue, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
@@ -113,7 +112,7 @@ impl Ring {
 /// A guest and the device that it talks to.
 pub(super) struct Guest {
     pub(super) mem: GuestMemoryMmap,
-    pub(super) device: Device<Epoll>,
+    pub(super) device: Device<MioPoller>,
     pub(super) door: VsockHost,
     pub(super) rx: Ring,
     pub(super) tx: Ring,
@@ -140,7 +139,7 @@ impl Guest {
     pub(super) fn without_buffers() -> Self {
         let mem = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY as usize)]).unwrap();
         let cid = GuestCid::try_from(CID).unwrap();
-        let (device, door) = Device::new(cid, Epoll::new().unwrap()).unwrap();
+        let (device, door) = Device::new(cid, MioPoller::new().unwrap()).unwrap();
         let (rx, rx_queue) = Ring::new(&mem, RX_RING);
         let (tx, tx_queue) = Ring::new(&mem, TX_RING);
         Self {
@@ -236,16 +235,11 @@ impl Guest {
 
     /// Lets the device do everything that it can do without waiting.
     pub(super) fn work(&mut self) {
+        let now = Some(Duration::ZERO);
         loop {
-            let events = self.device.poller().events().unwrap();
+            let events = self.device.poller_mut().events(now).unwrap();
             let quiet = events.is_empty();
-            for (token, readiness) in events {
-                if token == BELL {
-                    self.device.on_wishes();
-                } else {
-                    self.device.on_readiness(token, readiness);
-                }
-            }
+            self.tell(events);
             let served = self
                 .device
                 .serve(&self.mem, &mut self.rx_queue, &mut self.tx_queue);
@@ -258,14 +252,21 @@ impl Guest {
 
     /// Waits until something happens at the host's side, then works.
     pub(super) fn wait(&mut self) {
-        let fd = self.device.poller().as_fd();
-        let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
-        let limit = Timespec {
-            tv_sec: 20,
-            tv_nsec: 0,
-        };
-        assert_eq!(poll(&mut fds, Some(&limit)).unwrap(), 1, "nothing happened");
+        let limit = Some(Duration::from_secs(20));
+        let events = self.device.poller_mut().events(limit).unwrap();
+        assert!(!events.is_empty(), "nothing happened");
+        self.tell(events);
         self.work();
+    }
+
+    fn tell(&mut self, events: Vec<(Token, Readiness)>) {
+        for (token, readiness) in events {
+            if token == BELL {
+                self.device.on_wishes();
+            } else {
+                self.device.on_readiness(token, readiness);
+            }
+        }
     }
 
     /// The next packet for the guest. Waits for it.

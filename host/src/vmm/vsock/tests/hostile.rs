@@ -1,11 +1,11 @@
 //! Guests that break the rules.
 
-use super::super::chain::MOST_PIECES;
 use super::super::credit::BUF_ALLOC;
 use super::super::device::MOST_REPLIES;
 use super::super::packet::{Header, Operation, Shutdown, SocketType};
 use super::guest::{Guest, MEMORY, NEXT, SIZE, TX_BUFFERS, WRITE};
 use super::{connect, opened_by_guest};
+use crate::vmm::devices::virtio::chain::MOST_PIECES;
 use std::io::{self, Read};
 use virtio_queue::QueueT;
 use vm_memory::{Bytes, GuestAddress};
