@@ -90,14 +90,19 @@ pub(crate) fn packaged_twice(shell: &Shell, output: PathBuf) -> anyhow::Result<(
 }
 
 fn options(shell: &Shell, arch: Arch) -> anyhow::Result<Options> {
-    let mut options = Options::new(agent(shell, arch)?);
+    options_for(shell, arch, "guest-agent")
+}
+
+/// The options of a build whose initramfs starts the program of this package.
+pub(crate) fn options_for(shell: &Shell, arch: Arch, package: &str) -> anyhow::Result<Options> {
+    let mut options = Options::new(agent(shell, arch, package)?);
     options.arch = arch;
     options.lock_file = Some(shell.current_dir().join("initramfs/packages.lock"));
     Ok(options)
 }
 
-/// Compiles the agent and returns its path. The same source gives the same bytes wherever it lies.
-fn agent(shell: &Shell, arch: Arch) -> anyhow::Result<PathBuf> {
+/// Compiles the program that is to be `/init` and returns its path. The same source gives the same bytes wherever it lies.
+fn agent(shell: &Shell, arch: Arch, package: &str) -> anyhow::Result<PathBuf> {
     let target = format!("{arch}-unknown-linux-musl");
     let root = shell.current_dir();
     let cargo_home = env::var_os("CARGO_HOME")
@@ -114,15 +119,11 @@ fn agent(shell: &Shell, arch: Arch) -> anyhow::Result<PathBuf> {
     let flags = format!("target.{target}.rustflags={remap:?}");
     cmd!(
         shell,
-        "cargo build --quiet --config {flags} --package guest-agent --profile {PROFILE} --target {target}"
+        "cargo build --quiet --config {flags} --package {package} --profile {PROFILE} --target {target}"
     )
     .run()?;
     let folder = env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-    Ok(root
-        .join(folder)
-        .join(target)
-        .join(PROFILE)
-        .join("guest-agent"))
+    Ok(root.join(folder).join(target).join(PROFILE).join(package))
 }
 
 /// What was built, and how large it is.

@@ -3,10 +3,13 @@
 mod bench;
 mod build_image;
 mod demo;
+#[cfg(target_os = "linux")]
+mod lab;
 mod setup;
 mod test;
 
 use clap::{Parser, Subcommand};
+use std::process::ExitCode;
 use xshell::Shell;
 
 #[derive(Debug, Parser)]
@@ -28,18 +31,24 @@ enum Task {
     Bench(bench::Bench),
     /// Build the guest image
     BuildImage(build_image::BuildImage),
+    /// Run a program in an emulated arm64 machine that has KVM
+    #[cfg(target_os = "linux")]
+    Lab(lab::Arguments),
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<ExitCode> {
     let shell = Shell::new()?;
     // Tasks work from any folder of the checkout.
     let manifest = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
     shell.change_dir(manifest.parent().unwrap_or(manifest));
     match Arguments::parse().task {
-        Task::Setup => setup::run(&shell),
-        Task::Demo => demo::run(&shell),
-        Task::Test(test) => test.run(&shell),
-        Task::Bench(bench) => bench.run(&shell),
-        Task::BuildImage(build) => build.run(&shell),
+        Task::Setup => setup::run(&shell)?,
+        Task::Demo => demo::run(&shell)?,
+        Task::Test(test) => test.run(&shell)?,
+        Task::Bench(bench) => bench.run(&shell)?,
+        Task::BuildImage(build) => build.run(&shell)?,
+        #[cfg(target_os = "linux")]
+        Task::Lab(lab) => return Ok(lab.run(&shell)),
     }
+    Ok(ExitCode::SUCCESS)
 }

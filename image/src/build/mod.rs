@@ -206,3 +206,20 @@ pub enum Error {
 pub fn run(options: &Options) -> Result<Image, Error> {
     steps::run(options)
 }
+
+/// What the lab boots, in the folder of results.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LabParts {
+    /// Debian's kernel, an uncompressed `Image` with KVM.
+    pub kernel: PathBuf,
+    /// The modules of `kernel/lab-modules.list`, and the agent of the options as `/init`.
+    pub initramfs: PathBuf,
+}
+
+/// Makes what the lab boots: a machine in which VMs of the image are tested. No image is touched.
+///
+/// # Errors
+/// [`Error`] says what failed and what to do.
+pub fn lab(options: &Options) -> Result<LabParts, Error> {
+    steps::lab(options)
+}

@@ -13,7 +13,7 @@ use super::rootfs;
 use super::sources::Mirror;
 use super::tree::TreeError;
 use super::wanted::Wanted;
-use super::{ENV_CACHE, Error, Kernel, LockMode, Options};
+use super::{ENV_CACHE, Error, Kernel, LabParts, LockMode, Options};
 use crate::store::{cache_directory, default_directory};
 use crate::{Digest, Image};
 use std::fs::{self, File};
@@ -25,12 +25,48 @@ use std::{env, io};
 const APT: &str = "/etc/apt";
 
 pub(super) fn run(options: &Options) -> Result<Image, Error> {
-    let agent = fs::read(&options.agent).map_err(failed("read the agent", &options.agent))?;
-    initramfs::check_agent(&agent, &options.agent, options.arch)?;
     let output = match &options.output {
         Some(output) => output.clone(),
         None => default_directory(options.arch)?,
     };
+    with_build(options, prebuilt::GUEST_MODULES, |build, store| {
+        let parts = build.parts(store)?;
+        if options.compare {
+            let again = temporary(build.work)?;
+            compare(&parts, &build.parts(&Store::new(again.path().to_owned()))?)?;
+        }
+        publish::publish(&output, options.arch, &parts)?;
+        if options.lock == LockMode::Update
+            && let Some(path) = &options.lock_file
+        {
+            files::write_bytes(path, build.planner.lock().to_string().as_bytes())?;
+        }
+        Ok(())
+    })?;
+    let image = Image::open(output)?;
+    image.verify()?;
+    Ok(image)
+}
+
+/// The kernel of the lab, and an initramfs of its modules and of the agent of the options.
+pub(super) fn lab(options: &Options) -> Result<LabParts, Error> {
+    with_build(options, prebuilt::LAB_MODULES, |build, store| {
+        let (kernel, initramfs) = build.packaged(store)?;
+        Ok(LabParts {
+            kernel: kernel.artefact.path,
+            initramfs: initramfs.artefact.path,
+        })
+    })
+}
+
+/// Prepares a build, does some of its steps, and clears the cache of what nobody uses.
+fn with_build<T>(
+    options: &Options,
+    modules: &'static str,
+    steps: impl FnOnce(&mut Build<'_>, &Store) -> Result<T, Error>,
+) -> Result<T, Error> {
+    let agent = fs::read(&options.agent).map_err(failed("read the agent", &options.agent))?;
+    initramfs::check_agent(&agent, &options.agent, options.arch)?;
     let wanted = Wanted::of_repository()?;
     let mirror = Mirror::find(options.mirror.as_deref(), Path::new(APT))?;
     let cache = Cache::open(options)?;
@@ -46,28 +82,17 @@ pub(super) fn run(options: &Options) -> Result<Image, Error> {
     let mut build = Build {
         options,
         agent,
+        modules,
         wanted: &wanted,
         planner,
         work: &cache.work,
     };
 
-    let parts = build.parts(&Store::new(cache.results.clone()))?;
-    if options.compare {
-        let again = temporary(&cache.work)?;
-        compare(&parts, &build.parts(&Store::new(again.path().to_owned()))?)?;
-    }
-    publish::publish(&output, options.arch, &parts)?;
-    if options.lock == LockMode::Update
-        && let Some(path) = &options.lock_file
-    {
-        files::write_bytes(path, build.planner.lock().to_string().as_bytes())?;
-    }
+    let made = steps(&mut build, &Store::new(cache.results.clone()))?;
     for folder in [&cache.downloads, &cache.results] {
         files::remove_unused(folder)?;
     }
-    let image = Image::open(output)?;
-    image.verify()?;
-    Ok(image)
+    Ok(made)
 }
 
 /// The lock to begin with.
@@ -136,6 +161,8 @@ fn temporary(work: &Path) -> Result<tempfile::TempDir, FileError> {
 struct Build<'a> {
     options: &'a Options,
     agent: Vec<u8>,
+    /// Which modules of a packaged kernel go into the initramfs.
+    modules: &'static str,
     wanted: &'a Wanted,
     planner: Planner<'a>,
     work: &'a Path,
@@ -219,7 +246,7 @@ impl Build<'_> {
         self.options
             .progress
             .step("taking kernel and modules out of their package");
-        let prebuilt = prebuilt::extract(&package)?;
+        let prebuilt = prebuilt::extract(&package, self.modules)?;
         let artefact = store.get_or_make(prebuilt_inputs(&pin), |file| {
             file.write_all(&prebuilt.kernel)
                 .map_err(failed("write the kernel of", &package))
@@ -302,6 +329,7 @@ impl Build<'_> {
         Inputs::of("initramfs")
             .with_all(initramfs::RECIPE)
             .with_all(prebuilt::RECIPE)
+            .with(self.modules)
             .with(&self.agent)
             .with_all(kernel.map(|pin| pin.sha256.to_string()))
     }

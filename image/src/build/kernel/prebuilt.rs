@@ -12,14 +12,13 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 /// What this module does is an input of the image.
-pub(crate) const RECIPE: [&str; 3] = [
-    include_str!("prebuilt.rs"),
-    include_str!("../deb.rs"),
-    MODULES,
-];
+pub(crate) const RECIPE: [&str; 2] = [include_str!("prebuilt.rs"), include_str!("../deb.rs")];
 
 /// The modules that the guest needs.
-const MODULES: &str = include_str!("../../../../kernel/modules.list");
+pub(crate) const GUEST_MODULES: &str = include_str!("../../../../kernel/modules.list");
+
+/// The modules that the lab needs.
+pub(crate) const LAB_MODULES: &str = include_str!("../../../../kernel/lab-modules.list");
 
 /// No kernel is larger.
 const KERNEL_LIMIT: u64 = 256 << 20;
@@ -71,8 +70,8 @@ struct Contents {
     built_in: HashSet<String>,
 }
 
-/// Takes kernel and modules out of the package.
-pub(crate) fn extract(package: &Path) -> Result<Prebuilt, PrebuiltError> {
+/// Takes the kernel and the modules of a list out of the package.
+pub(crate) fn extract(package: &Path, modules: &str) -> Result<Prebuilt, PrebuiltError> {
     let contents = read(package)?;
     let kernel = contents
         .kernel
@@ -85,7 +84,7 @@ pub(crate) fn extract(package: &Path) -> Result<Prebuilt, PrebuiltError> {
         seen: HashSet::new(),
         modules: vec![],
     };
-    for module in meaningful(MODULES) {
+    for module in meaningful(modules) {
         order.add(module)?;
     }
     Ok(Prebuilt {
