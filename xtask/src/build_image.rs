@@ -121,6 +121,7 @@ fn agent(shell: &Shell, arch: Arch, package: &str) -> anyhow::Result<PathBuf> {
         shell,
         "cargo build --quiet --config {flags} --package {package} --profile {PROFILE} --target {target}"
     )
+    .quiet()
     .run()?;
     let folder = env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
     Ok(root.join(folder).join(target).join(PROFILE).join(package))

@@ -104,8 +104,10 @@ impl Outcome {
 /// How long the parts of a run took.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Phases {
-    /// From the start of QEMU to that of the lab's PID 1, seen from outside.
+    /// From the start of QEMU until the lab's PID 1 had its modules and could tell.
     pub(crate) init: Duration,
+    /// What the lab's kernel says of that: the rest is QEMU's own start.
+    pub(crate) kernel: Duration,
     /// From there to the start of the program.
     pub(crate) program: Duration,
     /// From there to its end.
@@ -158,11 +160,14 @@ impl Lab {
                 }
                 Err(error) => {
                     qemu.kill()?;
-                    return Err(error.context(qemu.last_words()));
+                    return Err(qemu.failure(&format!("{error:#}")));
                 }
             };
             match message {
-                Message::Init(_) => phases.init = lap(),
+                Message::Init(uptime) => {
+                    phases.init = lap();
+                    phases.kernel = uptime;
+                }
                 Message::Started(_) => phases.program = lap(),
                 Message::Stdout(bytes) => output(Stream::Stdout, &bytes)?,
                 Message::Stderr(bytes) => output(Stream::Stderr, &bytes)?,
@@ -173,8 +178,7 @@ impl Lab {
                 }
                 Message::Failed(why) => {
                     qemu.kill()?;
-                    let words = qemu.last_words();
-                    return Err(anyhow::anyhow!(why).context(words));
+                    return Err(qemu.failure(&why));
                 }
             }
         }

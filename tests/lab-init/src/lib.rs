@@ -34,7 +34,7 @@ pub const PLACES: [(&str, u16); 4] = [
 ];
 
 /// The lab's ordinary user: name, and number of user and group.
-pub const USER: (&str, u32) = ("user", 1000);
+pub const USER: (&str, u32) = ("user", 2000);
 
 /// Most bytes of a frame's message.
 pub const MOST: usize = 1 << 20;

@@ -37,8 +37,8 @@ pub(crate) fn run(job: &Job, port: &File) -> io::Result<Message> {
     tell(&Message::Started(uptime()))?;
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     thread::scope(|scope| {
-        let first = scope.spawn(|| pump(stdout, Message::Stdout, &tell));
-        let second = scope.spawn(|| pump(stderr, Message::Stderr, &tell));
+        let first = scope.spawn(|| pump(stdout, Message::Stdout, tell));
+        let second = scope.spawn(|| pump(stderr, Message::Stderr, tell));
         let ended = reap(&child)?;
         // The lab ends with its program: whatever else runs would keep the pipes open.
         end_others()?;

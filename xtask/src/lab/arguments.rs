@@ -47,7 +47,7 @@ impl Arguments {
     /// Runs the program and returns its exit status.
     pub(crate) fn run(&self, shell: &Shell) -> ExitCode {
         let code = self.attempt(shell).unwrap_or_else(|error| {
-            eprintln!("lab: {error:?}");
+            eprintln!("lab: {error:#}");
             OWN_FAILURE
         });
         code.into()
@@ -104,6 +104,7 @@ fn explain(prepared: Duration, report: &Report) {
     for (phase, time) in [
         ("parts found or made", prepared),
         ("QEMU's start to PID 1", phases.init),
+        ("  of these since the kernel's start", phases.kernel),
         ("PID 1 to the program", phases.program),
         ("the program", phases.end),
     ] {

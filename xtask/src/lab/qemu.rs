@@ -1,9 +1,9 @@
-//! The emulated machine: QEMU with two processors' worth of threads, and no way out but the port.
+//! The emulated machine: QEMU without a network, a monitor or a disk to write to.
 //!
 //! # Choices
 //! - `virtualization=on` with `-cpu max`: EL2 with its host extensions, as on the machines that the
 //!   KVM engine is for. `pauth-impdef=on` because QEMU computes the architected pointer
-//!   authentication very slowly.
+//!   authentication very slowly; SVE and SME only cost time, as no guest gets them.
 //! - PCI and not virtio-mmio: Debian's kernel has the one built in and the other as a module.
 //! - The console goes to a file in memory without a path: nothing has to read it while the machine
 //!   runs, and nothing is left of it.
@@ -31,8 +31,8 @@ use std::time::{Duration, Instant};
 
 const PROGRAM: &str = "qemu-system-aarch64";
 
-/// What the kernel is told. `panic=-1` with `-no-reboot` turns a panic into QEMU's end.
-const KERNEL_ARGS: &str = "console=ttyAMA0 panic=-1 lsm=landlock";
+/// What the kernel is told: the only security module is the one that the sandbox uses. `panic=-1` with `-no-reboot` turns a panic into QEMU's end.
+const KERNEL_ARGS: &str = "console=ttyAMA0 panic=-1 lsm=landlock nokaslr";
 
 /// Bytes of the console that are shown.
 const TAIL: u64 = 8 << 10;
@@ -128,13 +128,16 @@ impl Qemu {
         tail(&self.console).unwrap_or_else(|error| format!("(unreadable: {error})"))
     }
 
-    /// What there is to be said about a machine that failed.
-    pub(super) fn last_words(&self) -> String {
+    /// An error with all that is known of a machine that failed.
+    pub(super) fn failure(&self, why: &str) -> anyhow::Error {
         let stderr = tail(&self.stderr).unwrap_or_default();
-        format!(
-            "the lab failed; the console's last lines:\n{}\n{stderr}",
-            self.console()
-        )
+        let mut text = why.to_owned();
+        for (what, said) in [("the console", self.console()), (PROGRAM, stderr)] {
+            if !said.is_empty() {
+                text = format!("{text}; the last lines of {what}:\n{said}");
+            }
+        }
+        anyhow::anyhow!(text)
     }
 }
 
@@ -187,7 +190,7 @@ fn command(kernel: &Path, [initrd, port]: [RawFd; 2], rootfs: &Path, machine: &M
     let loudness = if machine.verbose {
         "ignore_loglevel"
     } else {
-        "loglevel=4"
+        "loglevel=5"
     };
     let mut command = Command::new(PROGRAM);
     command.env_clear().env("LC_ALL", "C");
@@ -196,9 +199,9 @@ fn command(kernel: &Path, [initrd, port]: [RawFd; 2], rootfs: &Path, machine: &M
     }
     command.args(["-no-user-config", "-nodefaults", "-no-reboot"]);
     command.args(["-display", "none"]);
-    command.args(["-machine", "virt,virtualization=on,gic-version=3"]);
+    command.args(["-machine", "virt,virtualization=on,gic-version=3,its=off"]);
     command.args(["-accel", "tcg,thread=multi"]);
-    command.args(["-cpu", "max,pauth-impdef=on"]);
+    command.args(["-cpu", "max,pauth-impdef=on,sve=off,sme=off"]);
     command.args(["-smp", &machine.cpus.to_string()]);
     command.args(["-m", &format!("{}M", machine.memory)]);
     command.arg("-kernel").arg(kernel);
