@@ -190,7 +190,7 @@ fn command(kernel: &Path, [initrd, port]: [RawFd; 2], rootfs: &Path, machine: &M
     let loudness = if machine.verbose {
         "ignore_loglevel"
     } else {
-        "loglevel=5"
+        "loglevel=4"
     };
     let mut command = Command::new(PROGRAM);
     command.env_clear().env("LC_ALL", "C");
