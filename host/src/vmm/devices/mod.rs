@@ -29,7 +29,7 @@
 pub(crate) mod bus;
 pub(crate) mod pl011;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 pub(crate) mod virtio;
 
 /// Guest memory.

@@ -275,13 +275,13 @@ mod tests {
     proptest! {
         #[test]
         fn the_line_follows_the_masked_status(
-            accesses in prop::collection::vec((0..0x1000_u64, any::<u64>(), 0..4_u32), 0..200)
+            accesses in prop::collection::vec((0..WINDOW, any::<u64>(), 0..4_u32), 0..200)
         ) {
             let (uart, _, line) = uart();
             for (offset, value, size) in accesses {
                 let offset = if value & 1 == 0 { offset & 0x7c } else { offset };
                 let mut data = value.to_le_bytes();
-                let data = &mut data[..1 << size];
+                let data = data.get_mut(..1 << size).unwrap();
                 uart.write(offset, data);
                 uart.read(offset, data);
                 prop_assert_eq!(line.asserted(), read(&uart, MIS) != 0);

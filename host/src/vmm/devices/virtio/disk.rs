@@ -49,12 +49,12 @@ fn read_at<B: BitmapSlice>(file: &File, pieces: &Pieces<'_, B>, offset: u64) -> 
     let offset = libc::off_t::try_from(offset).map_err(io::Error::other)?;
     let guards: Vec<_> = pieces.iter().map(|slice| slice.ptr_guard_mut()).collect();
     let mut vectors = [EMPTY; MOST_PIECES];
-    let mut count = 0;
     for (vector, guard) in vectors.iter_mut().zip(&guards) {
         vector.iov_base = guard.as_ptr().cast();
         vector.iov_len = guard.len();
-        count += 1;
     }
+    // Far below what a C `int` holds.
+    let count = libc::c_int::try_from(guards.len().min(MOST_PIECES)).unwrap_or(0);
     // SAFETY: the descriptor is open while `file` lives. The first `count` entries of `vectors` are
     // each a range of mapped guest memory that `guards` keeps accessible until this function
     // returns, and that may be written at any time, since no Rust reference to it exists.

@@ -78,3 +78,36 @@ fn fill<B: BitmapSlice>(space: &chain::Pieces<'_, B>) -> u32 {
     }
     filled
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vmm::devices::testing::{BASE, BUFFERS, Driver, MEMORY};
+
+    #[test]
+    fn buffers_are_filled() {
+        let mut driver = Driver::started(Rng::default());
+        for (buffers, expected) in [
+            (vec![(BUFFERS, 64, true)], 64),
+            (vec![(BUFFERS, 300, true), (BUFFERS + 300, 1, true)], 301),
+            (vec![(BUFFERS, 1 << 20, true)], 4096),
+            (vec![(BUFFERS, 4095, true), (BUFFERS + 4095, 9, true)], 4096),
+            (vec![(BUFFERS, 64, false)], 0),
+            (vec![(BUFFERS, 0, true)], 0),
+            (vec![(BASE + MEMORY - 8, 16, true)], 0),
+        ] {
+            driver.put(BUFFERS, &[0; 5000]);
+            let head = driver.offer(0, &buffers);
+            driver.notify(0);
+            driver.line.wait();
+            assert_eq!(driver.interrupted(), 1);
+            assert_eq!(driver.take(0), Some((head.into(), expected)));
+            let bytes = driver.bytes(BUFFERS, 5000);
+            let (random, rest) = bytes.split_at(usize::try_from(expected).unwrap());
+            assert!(rest.iter().all(|&byte| byte == 0));
+            for window in random.windows(32) {
+                assert!(window.iter().any(|&byte| byte != 0));
+            }
+        }
+    }
+}

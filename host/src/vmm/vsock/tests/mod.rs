@@ -14,6 +14,7 @@ mod guest;
 mod hostile;
 mod random;
 mod streams;
+mod transport;
 
 use super::host::Refused;
 use super::packet::{Header, Operation};
