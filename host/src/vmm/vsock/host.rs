@@ -84,7 +84,8 @@ impl Shared {
             return Err(io::ErrorKind::NotConnected.into());
         }
         wishes.queue.push_back(wish);
-        drop(wishes);
+        // Under the lock, while nobody can close the device's end of the bell: a write to a closed
+        // one is a signal on systems whose `write` cannot be told otherwise.
         self.ring();
         Ok(())
     }
