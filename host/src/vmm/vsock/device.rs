@@ -21,6 +21,7 @@ use super::packet::{GuestCid, HOST_CID, Header, Operation, Port, SocketType};
 use super::poll::{Poller, Readiness, Token};
 use super::socket::HostSocket;
 use crate::vmm::devices::virtio::chain;
+use crate::vmm::rarely::Rarely;
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::AsFd;
@@ -66,7 +67,7 @@ pub(crate) struct Device<P> {
     next_port: u32,
     /// A ring's indices make no sense; it is left alone until the driver starts anew.
     pub(super) broken: bool,
-    violations: u64,
+    pub(super) violations: Rarely,
 }
 
 impl<P> std::fmt::Debug for Device<P> {
@@ -96,7 +97,7 @@ impl<P: Poller> Device<P> {
             next_token: BELL.0,
             next_port: FIRST_PORT,
             broken: false,
-            violations: 0,
+            violations: Rarely::new(),
         };
         Ok((device, door))
     }
@@ -353,10 +354,9 @@ impl<P: Poller> Device<P> {
     }
 
     /// Logs what the guest did wrong: the more often, the more rarely.
-    pub(super) fn note(&mut self, what: &'static str) {
-        self.violations = self.violations.saturating_add(1);
-        if self.violations.is_power_of_two() {
-            tracing::debug!(count = self.violations, "vsock: {what}");
+    pub(super) fn note(&self, what: &'static str) {
+        if let Some(count) = self.violations.note() {
+            tracing::debug!(count, "vsock: {what}");
         }
     }
 

@@ -49,7 +49,9 @@ impl<P: Poller> Device<P> {
         let served = self.serve_both(mem, &mut rx.lock(), &mut tx.lock());
         served.unwrap_or_else(|error| {
             self.broken = true;
-            tracing::warn!(%error, "vsock: the driver broke a ring; it is left until reset");
+            if let Some(count) = self.violations.note() {
+                tracing::warn!(count, %error, "vsock: the driver broke a ring; it is left until reset");
+            }
             Served::default()
         })
     }

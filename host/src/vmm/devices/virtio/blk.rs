@@ -10,6 +10,7 @@
 use super::chain::{self, Halves, MOST_PIECES, Pieces};
 use super::ring::Ring;
 use super::{Activation, COMMON_FEATURES, Unserved, VirtioDevice, disk, read_at};
+use crate::vmm::rarely::Rarely;
 use std::fs::File;
 use std::io;
 use virtio_bindings::virtio_blk::{
@@ -47,6 +48,7 @@ pub(crate) struct Blk {
 struct Disk {
     file: File,
     sectors: u64,
+    failures: Rarely,
 }
 
 impl Blk {
@@ -57,7 +59,11 @@ impl Blk {
     pub(crate) fn new(file: File) -> io::Result<Self> {
         let sectors = file.metadata()?.len() / SECTOR;
         Ok(Self {
-            disk: Disk { file, sectors },
+            disk: Disk {
+                file,
+                sectors,
+                failures: Rarely::new(),
+            },
             ring: None,
         })
     }
@@ -167,7 +173,9 @@ impl Disk {
         }
         let offset = sector.checked_mul(SECTOR).ok_or(IOERR)?;
         disk::read_exact_at(&self.file, data, offset).map_err(|error| {
-            tracing::warn!(%error, sector, "virtio-blk: cannot read from the disk's file");
+            if let Some(count) = self.failures.note() {
+                tracing::warn!(count, %error, sector, "virtio-blk: cannot read the disk's file");
+            }
             IOERR
         })?;
         Ok(len)

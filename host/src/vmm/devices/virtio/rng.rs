@@ -35,6 +35,7 @@ impl VirtioDevice for Rng {
 
     fn activate(&mut self, activation: Activation) -> Result<(), Unserved> {
         self.ring = Ring::first(activation);
+        self.notify(0);
         Ok(())
     }
 
