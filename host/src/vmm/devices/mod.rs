@@ -27,6 +27,8 @@
 )]
 
 pub(crate) mod bus;
+#[cfg(test)]
+pub(crate) mod misbehave;
 pub(crate) mod pl011;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -15,11 +15,11 @@
 //! Only streams are offered: no SEQPACKET, and nothing else has a feature bit.
 
 use super::connection::{Connection, Key, Opening};
-use super::host;
 use super::host::{Accept, Mailbox, Refused, VsockHost, Wish};
 use super::packet::{GuestCid, HOST_CID, Header, Operation, Port, SocketType};
 use super::poll::{Poller, Readiness, Token};
 use super::socket::HostSocket;
+use super::{host, socket};
 use crate::vmm::devices::virtio::chain;
 use crate::vmm::rarely::Rarely;
 use std::collections::{HashMap, VecDeque};
@@ -330,7 +330,7 @@ impl<P: Poller> Device<P> {
                 .listeners
                 .get_mut(&key.host)
                 .ok_or(io::ErrorKind::ConnectionRefused)?;
-            let (ours, theirs) = UnixStream::pair()?;
+            let (ours, theirs) = socket::pair()?;
             let socket = HostSocket::new(ours)?;
             accept(theirs).map_err(|Refused| io::ErrorKind::ConnectionRefused)?;
             self.insert(key, |token| {

@@ -6,6 +6,7 @@
 
 use super::connection::Opening;
 use super::packet::Port;
+use super::socket;
 use std::collections::VecDeque;
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -115,7 +116,7 @@ impl VsockHost {
     /// its driver was reset, `NotConnected` when the device is gone or goes, `TimedOut`, `QuotaExceeded` when there are too many connections.
     pub(crate) fn connect(&self, port: u32, timeout: Duration) -> io::Result<UnixStream> {
         let port = Port::new(port).ok_or(io::ErrorKind::InvalidInput)?;
-        let (socket, stream) = UnixStream::pair()?;
+        let (socket, stream) = socket::pair()?;
         let (reply, answer) = sync_channel(1);
         let ticket = self.shared.tickets.fetch_add(1, Ordering::Relaxed);
         let opening = Opening {

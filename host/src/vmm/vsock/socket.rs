@@ -21,14 +21,26 @@ use vm_memory::bitmap::BitmapSlice;
 #[cfg(not(target_vendor = "apple"))]
 const FLAGS: libc::c_int = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
 /// Apple's systems have no flag against the signal, and none against waiting that counts when
-/// sending (xnu's `sosendcheck` asks for the file's mode alone): [`HostSocket::new`] sets both.
+/// sending (xnu's `sosendcheck` asks for the file's mode alone): [`pair`] and [`HostSocket::new`]
+/// see to that.
 #[cfg(target_vendor = "apple")]
 const FLAGS: libc::c_int = 0;
 
-/// What a socket holds for each direction on Apple's systems, where it is 8 KiB unless asked for
-/// more. Linux gives 208 KiB by itself.
+/// What a socket takes before it blocks, on Apple's systems, where that is 8 KiB unless asked for
+/// more. Linux takes 208 KiB by itself.
 #[cfg(target_vendor = "apple")]
-const BUFFER: usize = 256 << 10;
+const SEND_BUFFER: usize = 256 << 10;
+
+/// The device's end of a new stream, and the host program's.
+pub(super) fn pair() -> io::Result<(UnixStream, UnixStream)> {
+    let (ours, theirs) = UnixStream::pair()?;
+    #[cfg(target_vendor = "apple")]
+    for end in [&ours, &theirs] {
+        rustix::net::sockopt::set_socket_nosigpipe(end, true)?;
+        rustix::net::sockopt::set_socket_send_buffer_size(end, SEND_BUFFER)?;
+    }
+    Ok((ours, theirs))
+}
 
 /// What a transfer came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,16 +60,10 @@ pub(super) struct HostSocket {
 }
 
 impl HostSocket {
+    /// `stream` is the first of a [`pair`].
     pub(super) fn new(stream: UnixStream) -> io::Result<Self> {
         #[cfg(target_vendor = "apple")]
-        {
-            use rustix::net::sockopt;
-
-            stream.set_nonblocking(true)?;
-            sockopt::set_socket_nosigpipe(&stream, true)?;
-            sockopt::set_socket_send_buffer_size(&stream, BUFFER)?;
-            sockopt::set_socket_recv_buffer_size(&stream, BUFFER)?;
-        }
+        stream.set_nonblocking(true)?;
         Ok(Self { stream })
     }
 

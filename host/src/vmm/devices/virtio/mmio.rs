@@ -28,7 +28,7 @@ use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_mmio as registers;
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use virtio_queue::{Queue, QueueT};
-use vm_memory::GuestAddress;
+use vm_memory::{GuestAddress, GuestMemory, Permissions};
 
 /// Length of the register window.
 pub(crate) const WINDOW: u64 = 0x200;
@@ -94,8 +94,24 @@ impl QueueRegisters {
             .ok()?;
         queue.set_event_idx(event_idx);
         queue.set_ready(true);
-        // The library takes address 0 for "not set".
-        (self.available != 0 && queue.is_valid(memory)).then_some(queue)
+        // The library takes address 0 for "not set". It logs every ring that is not valid, which a
+        // guest can repeat without end, so it only gets to see those that are.
+        (self.available != 0 && self.lies_within(memory) && queue.is_valid(memory)).then_some(queue)
+    }
+
+    /// Whether all three parts of the ring are memory (virtio 1.2, section 2.7).
+    fn lies_within(self, memory: &Memory) -> bool {
+        let part = |address, header: u32, entry: u32, access| {
+            let len = self
+                .size
+                .checked_mul(entry)
+                .and_then(|len| len.checked_add(header))
+                .and_then(|len| usize::try_from(len).ok());
+            len.is_some_and(|len| memory.check_range(GuestAddress(address), len, access))
+        };
+        part(self.descriptors, 0, 16, Permissions::Read)
+            && part(self.available, 6, 2, Permissions::Read)
+            && part(self.used, 6, 8, Permissions::Write)
     }
 }
 
