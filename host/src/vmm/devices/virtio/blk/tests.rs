@@ -302,3 +302,29 @@ fn impossible_indices_need_a_reset() {
     let status = request(&mut driver, VIRTIO_BLK_T_IN, 1, &[(DATA, 512)]);
     assert_eq!(status, (0, 513));
 }
+
+#[test]
+fn what_comes_later_brings_its_own_notification() {
+    let mut driver = driver();
+    for _ in 0..3 {
+        driver.offer(0, &[(STATUS, 1, true)]);
+        driver.offer(0, &[(STATUS, 1, true)]);
+        driver.notify(0);
+        // `avail_event`, behind the used ring: the next chain is to be told of.
+        let ring = driver.rings[0];
+        let event = driver.bytes(ring.used() + 4 + 8 * u64::from(ring.size), 2);
+        assert_eq!(event, ring.offered.to_le_bytes());
+    }
+}
+
+#[test]
+fn a_head_outside_of_the_table_is_skipped() {
+    let mut driver = driver();
+    driver.offer_head(0, RING_SIZE);
+    driver.offer_head(0, u16::MAX);
+    driver.notify(0);
+    assert_eq!(driver.take(0), None);
+    assert!(!driver.line.asserted());
+    let status = request(&mut driver, VIRTIO_BLK_T_IN, 1, &[(DATA, 512)]);
+    assert_eq!(status, (0, 513));
+}
