@@ -58,27 +58,40 @@ impl Decisions<'_> {
 
 /// A disk whose driver does what `data` says. `file` is the disk.
 pub(crate) fn disk(file: File, data: &[u8]) {
-    misbehave(&mut Driver::untouched(Blk::new(file).unwrap()), data);
+    // Reads the first sector.
+    let request = [0; 16];
+    misbehave(
+        &mut Driver::untouched(Blk::new(file).unwrap()),
+        &request,
+        data,
+    );
 }
 
 /// The random numbers, likewise.
 pub(crate) fn random_numbers(data: &[u8]) {
-    misbehave(&mut Driver::untouched(Rng::default()), data);
+    misbehave(&mut Driver::untouched(Rng::default()), &[0], data);
 }
 
 /// The streams, likewise.
 pub(crate) fn streams(data: &[u8]) {
     let guest = GuestCid::try_from(3).unwrap();
-    let (device, _door) = Vsock::start(guest).unwrap();
-    misbehave(&mut Driver::untouched(device), data);
+    let (device, door) = Vsock::start(guest).unwrap();
+    // Nobody keeps the streams, so that they come to all their ends.
+    let _listening = door.listen(2, Box::new(|_stream| Ok(()))).unwrap();
+    // From the guest's port 1 to the host's port 2: opens a stream.
+    let mut request = [0; 44];
+    for (at, value) in [(0, 3), (8, 2), (16, 1), (20, 2), (28, 1), (30, 1), (38, 1)] {
+        request[at] = value;
+    }
+    misbehave(&mut Driver::untouched(device), &request, data);
 }
 
-/// Lets a driver do what `data` says. Panics when the interrupt line is asserted without a reason
+/// Lets a driver do what `data` says, with requests that resemble `template`. Panics when the interrupt line is asserted without a reason
 /// while the device is reset, or when the device writes to memory after a reset.
-pub(crate) fn misbehave<D: VirtioDevice>(driver: &mut Driver<D>, data: &[u8]) {
+pub(crate) fn misbehave<D: VirtioDevice>(driver: &mut Driver<D>, template: &[u8], data: &[u8]) {
     let mut decisions = Decisions(data);
     while !decisions.0.is_empty() {
-        step(driver, &mut decisions);
+        step(driver, template, &mut decisions);
         if driver.status() == 0 {
             assert_eq!(driver.get(VIRTIO_MMIO_INTERRUPT_STATUS), 0);
             assert!(!driver.line.asserted());
@@ -94,7 +107,7 @@ pub(crate) fn misbehave<D: VirtioDevice>(driver: &mut Driver<D>, data: &[u8]) {
     assert!(!driver.line.asserted());
 }
 
-fn step<D: VirtioDevice>(driver: &mut Driver<D>, decisions: &mut Decisions<'_>) {
+fn step<D: VirtioDevice>(driver: &mut Driver<D>, template: &[u8], decisions: &mut Decisions<'_>) {
     let rings = driver.rings.len() as u64;
     match decisions.below(16) {
         0 => {
@@ -142,15 +155,20 @@ fn step<D: VirtioDevice>(driver: &mut Driver<D>, decisions: &mut Decisions<'_>) 
         11 | 12 => driver.start(u64::MAX),
         _ => {
             let index = decisions.below(rings) as usize;
-            offer(driver, index, decisions);
+            offer(driver, template, index, decisions);
             driver.notify(index);
         }
     }
 }
 
-/// Offers a chain of a few descriptors, good ones mostly, whose readable buffers begin with
-/// decisions.
-fn offer<D: VirtioDevice>(driver: &mut Driver<D>, index: usize, decisions: &mut Decisions<'_>) {
+/// Offers a chain of a few descriptors, good ones mostly: a request as `template` has it, with a
+/// few bytes changed, and space for the answer.
+fn offer<D: VirtioDevice>(
+    driver: &mut Driver<D>,
+    template: &[u8],
+    index: usize,
+    decisions: &mut Decisions<'_>,
+) {
     let ring = driver.rings[index];
     let head = decisions.below(u64::from(ring.size)) as u16;
     let count = decisions.below(5) as u16 + 1;
@@ -158,11 +176,17 @@ fn offer<D: VirtioDevice>(driver: &mut Driver<D>, index: usize, decisions: &mut 
         let slot = head.wrapping_add(i) % ring.size;
         let next = slot.wrapping_add(1) % ring.size;
         let addr = BUFFERS + u64::from(i) * 0x1000;
+        let first = i == 0;
+        let usual = decisions.below(8) > 0;
         let mut flags = if i + 1 < count { NEXT } else { 0 };
-        flags |= if decisions.below(3) == 0 { 0 } else { WRITE };
-        let len = [16, 1, 512, 44, 4096][decisions.below(5) as usize];
-        let good = (addr, len, flags, next);
-        let descriptor = match decisions.below(8) {
+        flags |= if first == usual { 0 } else { WRITE };
+        let len = match decisions.below(4) {
+            0 => decisions.value() as u32 % 5000,
+            _ if first => template.len() as u32,
+            1 => 512,
+            _ => [1, 1024, 4096][decisions.below(3) as usize],
+        };
+        let descriptor = match decisions.below(16) {
             0 => (decisions.value(), decisions.value() as u32, flags, next),
             1 => (
                 addr,
@@ -170,10 +194,19 @@ fn offer<D: VirtioDevice>(driver: &mut Driver<D>, index: usize, decisions: &mut 
                 decisions.below(8) as u16,
                 decisions.below(300) as u16,
             ),
-            _ => good,
+            _ => (addr, len, flags, next),
         };
         driver.describe(ring.base + u64::from(slot) * 16, descriptor);
-        driver.put(addr, &decisions.bytes::<48>());
+        if first {
+            let mut request = template.to_vec();
+            for _ in 0..decisions.below(4) {
+                let at = decisions.below(template.len() as u64) as usize;
+                let [value] = decisions.bytes();
+                // Small values mean something more often than others.
+                request[at] = if value < 0x80 { value & 0xf } else { value };
+            }
+            driver.put(addr, &request);
+        }
     }
     driver.offer_head(index, head);
 }

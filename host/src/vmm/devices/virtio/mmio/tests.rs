@@ -454,7 +454,7 @@ proptest! {
     #[test]
     fn no_driver_confuses_the_transport(data in prop::collection::vec(any::<u8>(), 0..3000)) {
         let (mut driver, _told) = probe();
-        misbehave::misbehave(&mut driver, &data);
+        misbehave::misbehave(&mut driver, &[0], &data);
     }
 
     #[test]
