@@ -97,6 +97,8 @@ pub(crate) fn misbehave<D: VirtioDevice>(driver: &mut Driver<D>, template: &[u8]
             assert!(!driver.line.asserted());
         }
     }
+    // Whatever it was, a good driver is served afterwards.
+    driver.start(u64::MAX);
     driver.set_status(0);
     let all = vec![0xa5; WATCHED];
     driver.put(BASE, &all);
