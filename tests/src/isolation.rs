@@ -1,7 +1,7 @@
 //! Where a scenario runs, and whether this machine can.
 
 use crate::process;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Where a scenario runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,7 +13,7 @@ pub enum Isolation {
     /// The Linux sandbox, called by an ordinary user whom the kernel refuses every namespace, as in
     /// most containers: only the required layers hold.
     ProcessBare,
-    /// The same sandbox inside a VM under QEMU.
+    /// The same sandbox inside a VM, under the engine of [`engine`].
     Vm,
 }
 
@@ -65,11 +65,13 @@ impl Isolation {
 
     /// The options that choose it.
     #[must_use]
-    pub const fn options(self) -> &'static [&'static str] {
-        match self {
-            Self::Vm => &["--isolation", "vm", "--engine", "qemu"],
+    pub fn options(self) -> Vec<String> {
+        let cpus = cpus().to_string();
+        let words: &[&str] = match self {
+            Self::Vm => &["--isolation", "vm", "--engine", &engine(), "--cpus", &cpus],
             _ => &["--isolation", "process"],
-        }
+        };
+        words.iter().map(|&word| word.into()).collect()
     }
 
     /// The architecture of programs in it, as Rust and the kernel call it.
@@ -106,14 +108,36 @@ impl Isolation {
     }
 }
 
+/// The engine that VMs are tested on.
+#[must_use]
+pub fn engine() -> String {
+    std::env::var("RINGFENCE_TEST_ENGINE").unwrap_or_else(|_| "qemu".into())
+}
+
+/// The virtual processors that VMs are tested with.
+///
+/// # Panics
+/// When the variable holds no number.
+#[must_use]
+pub fn cpus() -> u8 {
+    let cpus = std::env::var("RINGFENCE_TEST_CPUS");
+    cpus.map_or(1, |cpus| cpus.parse().unwrap())
+}
+
 /// Whether a VM that is not there is a failure.
 fn demanded() -> bool {
     std::env::var_os("RINGFENCE_TEST_REQUIRE_VM").is_some_and(|value| value == "1")
 }
 
 fn missing_for_vm() -> Option<String> {
-    if process::find_program("qemu-system-aarch64").is_none() {
-        return Some("no qemu-system-aarch64; install Debian's package qemu-system-arm".into());
+    let (engine, qemu) = (engine(), "qemu-system-aarch64");
+    if engine == "qemu" && process::find_program(qemu).is_none() {
+        return Some(format!(
+            "no {qemu}; install Debian's package qemu-system-arm"
+        ));
+    }
+    if engine == "kvm" && !Path::new("/dev/kvm").exists() {
+        return Some("no /dev/kvm".into());
     }
     let image = image_directory();
     (!image.join("manifest.json").is_file()).then(|| {

@@ -21,7 +21,7 @@ pub mod leftovers;
 pub mod process;
 mod run;
 
-pub use isolation::{Availability, Isolation};
+pub use isolation::{Availability, Isolation, cpus, engine};
 pub use lab::{Bench, Lab};
 pub use run::{Outcome, Run, Running};
 

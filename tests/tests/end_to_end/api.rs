@@ -2,7 +2,7 @@
 
 use ringfence::{Ended, Engine, Error, Isolation as Where, Layer, Sandbox, SandboxBuilder, Stdio};
 use ringfence_tests::leftovers::Before;
-use ringfence_tests::{Isolation, Lab, Scenario};
+use ringfence_tests::{Isolation, Lab, Scenario, cpus, engine};
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::time::Duration;
@@ -33,7 +33,11 @@ fn builder(lab: &Lab) -> SandboxBuilder {
     } else {
         Where::Process
     };
-    let builder = Sandbox::builder().isolation(isolation).engine(Engine::Qemu);
+    let engine: Engine = engine().parse().unwrap();
+    let builder = Sandbox::builder()
+        .isolation(isolation)
+        .engine(engine)
+        .cpus(cpus());
     builder.timeout(Duration::from_secs(60))
 }
 

@@ -1,6 +1,6 @@
 //! The main job: a program runs, in the place that the design promises, and the answer comes out.
 
-use ringfence_tests::{Isolation, Lab, Scenario, process};
+use ringfence_tests::{Isolation, Lab, Scenario, engine, process};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -162,7 +162,7 @@ fn the_report_has_its_shape(lab: &Lab) {
     assert_eq!(report["violations"], json!([]));
     assert_eq!(report["isolation"]["kind"], lab.isolation.kind());
     let engine = if lab.isolation == Isolation::Vm {
-        json!("qemu")
+        json!(engine())
     } else {
         Value::Null
     };
