@@ -39,6 +39,9 @@ enum Task {
 }
 
 fn main() -> ExitCode {
+    if let Some(status) = ringfence::worker::serve_if_asked() {
+        return status;
+    }
     let filter = tracing_subscriber::EnvFilter::try_from_env("RINGFENCE_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
     tracing_subscriber::fmt()

@@ -73,6 +73,9 @@ pub(crate) struct Options {
     /// Folder of the guest image instead of $RINGFENCE_IMAGE or the one in the user's cache
     #[arg(long, value_name = "DIR")]
     image: Option<PathBuf>,
+    /// Virtual processors of the VM
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u8).range(1..))]
+    cpus: Option<u8>,
     /// Keep the guest's console in a file
     #[arg(long, value_name = "FILE")]
     vm_log: Option<PathBuf>,
@@ -109,6 +112,9 @@ impl Options {
         }
         if let Some(image) = &self.image {
             builder = builder.image(image);
+        }
+        if let Some(count) = self.cpus {
+            builder = builder.cpus(count);
         }
         if let Some(path) = &self.vm_log {
             let file = File::create(path)

@@ -1,5 +1,6 @@
 //! What can go wrong, in words that say what to do next.
 
+pub(crate) use ringfence_protocol::chain;
 use ringfence_protocol::{Failure, FailureKind, Layer};
 use std::io;
 use std::path::PathBuf;

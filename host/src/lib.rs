@@ -53,6 +53,7 @@ mod pump;
 mod sandbox;
 mod stdio;
 mod vmm;
+pub mod worker;
 
 pub use child::{Child, ChildStderr, ChildStdin, ChildStdout, Killer};
 pub use command::Command;

@@ -129,6 +129,7 @@ pub(crate) struct Config {
     pub(crate) grants: Vec<Grant>,
     pub(crate) image: Option<PathBuf>,
     pub(crate) vm_log: Option<File>,
+    pub(crate) cpus: Option<u8>,
 }
 
 #[derive(Debug)]
@@ -267,6 +268,12 @@ impl SandboxBuilder {
     /// The folder of the guest image; the user's cache unless said.
     pub fn image(mut self, directory: impl Into<PathBuf>) -> Self {
         self.config.image = Some(directory.into());
+        self
+    }
+
+    /// Virtual processors of the VM; one unless said.
+    pub const fn cpus(mut self, count: u8) -> Self {
+        self.config.cpus = Some(count);
         self
     }
 

@@ -84,7 +84,7 @@ pub(crate) fn layers() -> Vec<ringfence_protocol::LayerState> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ringfence_protocol::chain;
+    use crate::error::chain;
     use std::error::Error as _;
     use std::io;
 

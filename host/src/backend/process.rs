@@ -2,9 +2,10 @@
 
 use super::{Control, Session};
 use crate::command::{Request, Source};
+use crate::error::chain;
 use crate::sandbox::Config;
 use crate::{Error, Isolation};
-use ringfence_protocol::{Ended, LayerState, Report, chain};
+use ringfence_protocol::{Ended, LayerState, Report};
 use ringfence_protocol::{Layer, Network};
 use ringfence_sandbox::{
     Access, Content, Grant, InputFile, Killer, Running, SpawnError, Spec, Stdin, WorkspacePath,

@@ -19,33 +19,35 @@
 //! first are the caller's to judge, the second are bounded here and stripped of control characters
 //! before anybody sees them.
 
-// The device is for every system; until the VMM for Macs is there only Linux has an engine for it.
 #[cfg_attr(
-    not(target_os = "linux"),
-    expect(dead_code, reason = "for the engines of our own")
+    not(any(test, all(target_os = "linux", target_arch = "aarch64"))),
+    expect(dead_code, reason = "this system has no engine of our own")
 )]
+mod board;
 mod console;
-#[cfg_attr(not(test), expect(dead_code, reason = "for the engines of our own"))]
+#[cfg_attr(
+    not(any(test, all(target_os = "linux", target_arch = "aarch64"))),
+    expect(dead_code, reason = "this system has no engine of our own")
+)]
 mod devices;
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", target_arch = "aarch64"))]
+mod kvm;
+mod machine;
 mod process;
 #[cfg(target_os = "linux")]
 mod qemu;
 mod rarely;
-#[expect(dead_code, reason = "for the engines of our own")]
-mod vcpus;
 #[cfg_attr(
-    not(target_os = "linux"),
-    expect(
-        dead_code,
-        unused_imports,
-        reason = "the device's engines are Linux's so far"
-    )
+    not(any(test, all(target_os = "linux", target_arch = "aarch64"))),
+    expect(dead_code, reason = "this system has no engine of our own")
 )]
+mod vcpus;
 mod vsock;
+mod worker;
 
 #[cfg(target_os = "linux")]
 pub(crate) use qemu::{boot as boot_qemu, find as find_qemu};
+pub(crate) use worker::{COMMAND as WORKER, serve as work};
 
 use std::fs::File;
 use std::io;
@@ -57,10 +59,6 @@ use std::time::Duration;
 
 /// What a guest is made of.
 #[derive(Debug)]
-#[cfg_attr(
-    not(target_os = "linux"),
-    expect(dead_code, reason = "only Linux has an engine so far")
-)]
 pub(crate) struct MachineConfig {
     /// Uncompressed arm64 `Image`.
     pub(crate) kernel: PathBuf,
@@ -80,6 +78,30 @@ pub(crate) struct MachineConfig {
     pub(crate) ready_port: u32,
     /// Added to the kernel's command line.
     pub(crate) kernel_args: Vec<String>,
+}
+
+/// Boots a guest on an engine of our own, in a worker process.
+///
+/// # Errors
+/// [`MachineError`]; whatever was started is gone by then.
+pub(crate) fn boot_own(
+    engine: &'static str,
+    config: &MachineConfig,
+) -> Result<Booted, MachineError> {
+    worker::boot(&worker::find_program()?, engine, config)
+}
+
+/// Why there is no KVM for us here.
+pub(crate) fn kvm_problem() -> Option<String> {
+    #[cfg(all(target_os = "linux", target_arch = "aarch64"))]
+    return kvm::probe().err().map(|error| crate::error::chain(&error));
+    #[cfg(not(all(target_os = "linux", target_arch = "aarch64")))]
+    Some("engine kvm is for Linux on arm64; the guest's processor is one".into())
+}
+
+/// Why there is no Hypervisor.framework for us here.
+pub(crate) fn hvf_problem() -> Option<String> {
+    Some("engine hvf is for macOS on Apple silicon".into())
 }
 
 /// A guest that has reported itself ready.
@@ -108,10 +130,11 @@ pub(crate) trait Machine: Send + Sync {
     fn stop(&self);
 
     /// How the guest ended, if it has.
-    ///
-    /// When a stream broke because the guest ended, this is `Some` by the time the stream's reader
-    /// sees it.
     fn exit(&self) -> Option<Exit>;
+
+    /// How the guest ended, for somebody who has seen a stream break. Streams may break a moment
+    /// before the end is known; this waits for it, at most for `patience`.
+    fn exit_within(&self, patience: Duration) -> Option<Exit>;
 
     /// The last lines of the console: at most 64 KiB, safe to print.
     fn console_tail(&self) -> String;
@@ -130,12 +153,20 @@ pub(crate) struct Exit {
     pub(crate) console: String,
 }
 
+impl Exit {
+    /// What the status says of a guest in a worker process.
+    fn in_worker(&self) -> Option<worker::Status> {
+        worker::Status::from_code(self.status?.code()?)
+    }
+}
+
 impl std::fmt::Display for Exit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match (self.stopped, self.status) {
-            (true, _) => f.write_str("it was stopped")?,
-            (false, Some(status)) => write!(f, "{status}")?,
-            (false, None) => f.write_str("its status is unknown")?,
+        match (self.stopped, self.status, self.in_worker()) {
+            (true, ..) => f.write_str("it was stopped")?,
+            (false, _, Some(status)) => write!(f, "{status}")?,
+            (false, Some(status), None) => write!(f, "{status}")?,
+            (false, None, None) => f.write_str("its status is unknown")?,
         }
         for (what, text) in [("engine", &self.stderr), ("console", &self.console)] {
             let text = last_lines(text, 12);
@@ -159,10 +190,6 @@ fn last_lines(text: &str, count: usize) -> &str {
 /// Why there is no machine, or no connection to it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-#[cfg_attr(
-    not(target_os = "linux"),
-    expect(dead_code, reason = "only Linux has an engine so far")
-)]
 pub(crate) enum MachineError {
     /// The engine's program is not installed.
     #[error(
@@ -173,6 +200,9 @@ pub(crate) enum MachineError {
         /// What was looked for.
         program: &'static str,
     },
+    /// The program that a machine runs in was not found.
+    #[error(transparent)]
+    NoWorker(#[from] worker::NoProgram),
     /// A part of the guest cannot be read.
     #[error("cannot read the guest's {part} {}", path.display())]
     Part {

@@ -1,8 +1,9 @@
 //! A child process that cannot outlive this one, and the thread that looks after it.
 //!
-//! The thread starts the process, reads what it prints, and reaps it. It is also the process's
-//! parent in the eyes of the kernel, which kills the process when that thread ends
-//! (`PR_SET_PDEATHSIG` follows the thread, not the process): so it lives exactly as long.
+//! The thread starts the process, reads what it prints, and reaps it. On Linux it is also the
+//! process's parent in the eyes of the kernel, which kills the process when that thread ends
+//! (`PR_SET_PDEATHSIG` follows the thread, not the process): so it lives exactly as long. Elsewhere
+//! the process has to notice by itself, as a worker does when its control socket ends.
 
 #![expect(
     unsafe_code,
@@ -13,18 +14,16 @@ use super::Exit;
 use super::console::Tail;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::{Errno, FdFlags, fcntl_setfd};
-use rustix::process::{
-    Pid, PidfdFlags, Signal, getpid, getppid, pidfd_open, pidfd_send_signal,
-    set_parent_process_death_signal,
-};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// Bytes of the console that are kept.
 const CONSOLE: usize = 64 << 10;
@@ -35,7 +34,7 @@ const STDERR: usize = 16 << 10;
 #[derive(Debug)]
 pub(super) struct Process {
     shared: Arc<Shared>,
-    pidfd: OwnedFd,
+    pid: Pid,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -44,6 +43,8 @@ struct Shared {
     console: Tail,
     stderr: Tail,
     outcome: Mutex<Outcome>,
+    /// Signalled when `outcome` has an exit.
+    ended: Condvar,
 }
 
 #[derive(Debug, Default)]
@@ -64,7 +65,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Process {
-    /// Starts `command` with its standard output as the console. `inherited` descriptors keep their
+    /// Starts `command`, whose standard input is set, with its standard output as the console. The
+    /// `inherited` descriptors keep their
     /// numbers in the process and are closed here. Once the process has ended and
     /// [`exit`](Self::exit) says so, `after` is called.
     pub(super) fn spawn(
@@ -77,6 +79,7 @@ impl Process {
             console: Tail::new(CONSOLE, console_log),
             stderr: Tail::new(STDERR, None),
             outcome: Mutex::default(),
+            ended: Condvar::new(),
         });
         let (started, start) = sync_channel(1);
         let theirs = Arc::clone(&shared);
@@ -84,9 +87,9 @@ impl Process {
             .name("vm-process".into())
             .spawn(move || supervise(&theirs, command, inherited, &started, after))?;
         match start.recv() {
-            Ok(Ok(pidfd)) => Ok(Self {
+            Ok(Ok(pid)) => Ok(Self {
                 shared,
-                pidfd,
+                pid,
                 thread: Mutex::new(Some(thread)),
             }),
             Ok(Err(error)) => {
@@ -103,8 +106,8 @@ impl Process {
             let mut outcome = self.shared.outcome();
             if outcome.exit.is_none() {
                 outcome.stopped = true;
-                // It may have ended already.
-                let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+                // It is not reaped while this lock is held, so the number is still its own.
+                let _ = kill_process(self.pid, Signal::KILL);
             }
         }
         if let Some(thread) = lock(&self.thread).take() {
@@ -114,6 +117,28 @@ impl Process {
 
     pub(super) fn exit(&self) -> Option<Exit> {
         self.shared.outcome().exit.clone()
+    }
+
+    /// As [`exit`](Self::exit), but waits for the end that is expected to come.
+    pub(super) fn exit_within(&self, patience: Duration) -> Option<Exit> {
+        let waited =
+            self.shared
+                .ended
+                .wait_timeout_while(self.shared.outcome(), patience, |outcome| {
+                    outcome.exit.is_none()
+                });
+        let (outcome, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        outcome.exit.clone()
+    }
+
+    /// How the process ended. Whoever asks knows that it has.
+    pub(super) fn outcome(&self) -> Exit {
+        self.exit().unwrap_or_else(|| Exit {
+            status: None,
+            stopped: false,
+            stderr: String::new(),
+            console: self.console(),
+        })
     }
 
     pub(super) fn console(&self) -> String {
@@ -131,29 +156,25 @@ fn supervise(
     shared: &Shared,
     mut command: Command,
     inherited: Vec<OwnedFd>,
-    started: &SyncSender<io::Result<OwnedFd>>,
+    started: &SyncSender<io::Result<Pid>>,
     after: impl FnOnce(),
 ) {
-    let (mut child, pidfd) = match start(&mut command, &inherited) {
-        Ok(started) => started,
+    let (mut child, pid) = match start(&mut command, &inherited) {
+        Ok(child) => child,
         Err(error) => {
             let _ = started.send(Err(error));
             return;
         }
     };
-    drop(inherited);
-    match pidfd.try_clone() {
-        Ok(theirs) => drop(started.send(Ok(theirs))),
-        Err(error) => {
-            let _ = child.kill();
-            let _ = child.wait();
-            let _ = started.send(Err(error));
-            return;
-        }
-    }
-    read_until_exit(shared, &mut child, &pidfd);
-    let status = child.wait().ok();
+    // What only the process is to hold.
+    drop((command, inherited));
+    let _ = started.send(Ok(pid));
+    read_until_closed(shared, &mut child);
+    // Ended, but not reaped: its number is not given to anybody else before the lock is held.
+    let ended = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+    while matches!(waitid(WaitId::Pid(pid), ended), Err(Errno::INTR)) {}
     let mut outcome = shared.outcome();
+    let status = child.wait().ok();
     outcome.exit = Some(Exit {
         status,
         stopped: outcome.stopped,
@@ -161,35 +182,22 @@ fn supervise(
         console: shared.console.text(),
     });
     drop(outcome);
+    shared.ended.notify_all();
     after();
 }
 
-fn start(command: &mut Command, inherited: &[OwnedFd]) -> io::Result<(Child, OwnedFd)> {
-    let parent = getpid();
-    let keep: Vec<i32> = inherited.iter().map(AsRawFd::as_raw_fd).collect();
+fn start(command: &mut Command, inherited: &[OwnedFd]) -> io::Result<(Child, Pid)> {
     command
-        .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         // The terminal's Ctrl-C is for this process, which then ends that one in order.
         .process_group(0);
+    #[cfg(target_os = "linux")]
+    let parent = rustix::process::getpid();
+    let keep: Vec<i32> = inherited.iter().map(AsRawFd::as_raw_fd).collect();
     let prepare = move || {
-        set_parent_process_death_signal(Some(Signal::KILL))?;
-        // The parent may have died before the line above.
-        if getppid() != Some(parent) {
-            return Err(Errno::SRCH.into());
-        }
-        // Whatever the application has open is not for a guest's process. Without the call (before
-        // Linux 5.11) only what was opened without close-on-exec would get there.
-        // SAFETY: a system call with three integers, which opens and closes nothing.
-        unsafe {
-            libc::syscall(
-                libc::SYS_close_range,
-                3,
-                u32::MAX,
-                libc::CLOSE_RANGE_CLOEXEC,
-            )
-        };
+        #[cfg(target_os = "linux")]
+        tie_to(parent)?;
         for &fd in &keep {
             // SAFETY: `supervise` holds the descriptors open until after the spawn, and the
             // child has a copy of each.
@@ -199,24 +207,43 @@ fn start(command: &mut Command, inherited: &[OwnedFd]) -> io::Result<(Child, Own
         Ok(())
     };
     // SAFETY: between fork and exec only async-signal-safe things may be done. `prepare` makes
-    // five kinds of system calls and reads memory that was allocated before.
+    // a few system calls and reads memory that was allocated before.
     unsafe { command.pre_exec(prepare) };
     let mut child = command.spawn()?;
-    let pidfd = Pid::from_raw(i32::try_from(child.id()).unwrap_or(0))
-        .ok_or(Errno::SRCH)
-        .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()));
-    match pidfd {
-        Ok(pidfd) => Ok((child, pidfd)),
-        Err(error) => {
+    match i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
+        Some(pid) => Ok((child, pid)),
+        None => {
             let _ = child.kill();
             let _ = child.wait();
-            Err(error.into())
+            Err(Errno::SRCH.into())
         }
     }
 }
 
-/// Reads both pipes until the process has ended, and then what is left in them.
-fn read_until_exit(shared: &Shared, child: &mut Child, pidfd: &OwnedFd) {
+/// In the child: dies with the parent's thread, and closes what the application has open.
+#[cfg(target_os = "linux")]
+fn tie_to(parent: Pid) -> io::Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    // The parent may have died before the line above.
+    if rustix::process::getppid() != Some(parent) {
+        return Err(Errno::SRCH.into());
+    }
+    // Whatever the application has open is not for a guest's process. Without the call (before
+    // Linux 5.11) only what was opened without close-on-exec would get there.
+    // SAFETY: a system call with three integers, which opens and closes nothing.
+    unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            3,
+            u32::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
+    };
+    Ok(())
+}
+
+/// Reads both pipes until the process, which has no children, has closed them.
+fn read_until_closed(shared: &Shared, child: &mut Child) {
     let mut stdout = child
         .stdout
         .take()
@@ -226,18 +253,18 @@ fn read_until_exit(shared: &Shared, child: &mut Child, pidfd: &OwnedFd) {
         .take()
         .map(|pipe| File::from(OwnedFd::from(pipe)));
     for pipe in [&stdout, &stderr].into_iter().flatten() {
-        // Should something else hold the other end, its silence must not be waited for.
+        // While one is drained, the other's silence must not be waited for.
         let _ = rustix::io::ioctl_fionbio(pipe, true);
     }
-    loop {
-        let mut ended = false;
+    while stdout.is_some() || stderr.is_some() {
         {
-            let mut waits = vec![PollFd::new(pidfd, PollFlags::IN)];
-            for pipe in [&stdout, &stderr].into_iter().flatten() {
-                waits.push(PollFd::from_borrowed_fd(pipe.as_fd(), PollFlags::IN));
-            }
+            let mut waits: Vec<_> = [&stdout, &stderr]
+                .into_iter()
+                .flatten()
+                .map(|pipe| PollFd::from_borrowed_fd(pipe.as_fd(), PollFlags::IN))
+                .collect();
             match poll(&mut waits, None) {
-                Ok(_) => ended |= waits.first().is_some_and(|wait| !wait.revents().is_empty()),
+                Ok(_) => {}
                 Err(Errno::INTR) => continue,
                 // Nothing to read with; `wait` still waits.
                 Err(_) => return,
@@ -245,9 +272,6 @@ fn read_until_exit(shared: &Shared, child: &mut Child, pidfd: &OwnedFd) {
         }
         drain(&mut stdout, &shared.console);
         drain(&mut stderr, &shared.stderr);
-        if ended {
-            return;
-        }
     }
 }
 

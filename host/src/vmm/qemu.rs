@@ -15,6 +15,7 @@
 
 use super::process::Process;
 use super::vsock::{GuestCid, Refused, VhostUser, VsockHost};
+use super::worker::is_executable;
 use super::{Booted, Exit, Machine, MachineConfig, MachineError};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -22,16 +23,13 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
 /// The program.
 const PROGRAM: &str = "qemu-system-aarch64";
-
-/// The guest's CID. Every guest has a vsock device of its own, so all may have the same.
-const GUEST_CID: u64 = 3;
 
 /// What the kernel is told besides what the caller adds. `panic=-1` with `-no-reboot` turns a panic
 /// into QEMU's end.
@@ -60,10 +58,6 @@ fn find_in(path: Option<&OsStr>) -> Result<PathBuf, MachineError> {
         .map(|dir| dir.join(PROGRAM))
         .find(|path| is_executable(path))
         .ok_or(MachineError::EngineMissing { program: PROGRAM })
-}
-
-fn is_executable(path: &Path) -> bool {
-    path.is_file() && rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok()
 }
 
 /// Boots a guest and waits until it reports itself ready.
@@ -124,8 +118,7 @@ enum Event {
 
 fn attempt(config: &MachineConfig, qemu: &Path, sandbox: bool) -> Result<Booted, MachineError> {
     let system = |step| move |source| MachineError::System { step, source };
-    let cid = GuestCid::try_from(GUEST_CID).map_err(MachineError::device)?;
-    let (vsock, door, socket) = VhostUser::start(cid).map_err(MachineError::device)?;
+    let (vsock, door, socket) = VhostUser::start(GuestCid::SOLE).map_err(MachineError::device)?;
     // One place: whichever comes first is what counts.
     let (events, event) = sync_channel(1);
     let ready = events.clone();
@@ -165,7 +158,7 @@ fn command(config: &MachineConfig, qemu: &Path, vsock: &OwnedFd, sandbox: bool) 
         kernel_args.push_str(arg);
     }
     let mut command = Command::new(qemu);
-    command.env_clear().env("LC_ALL", "C");
+    command.stdin(Stdio::null()).env_clear().env("LC_ALL", "C");
     command.args([
         "-no-user-config",
         "-nodefaults",
@@ -252,15 +245,8 @@ impl Qemu {
         }
     }
 
-    /// How the guest ended. Whoever asks knows that it has.
     fn outcome(&self) -> Box<Exit> {
-        let exit = self.process.exit().unwrap_or_else(|| Exit {
-            status: None,
-            stopped: false,
-            stderr: String::new(),
-            console: self.process.console(),
-        });
-        Box::new(exit)
+        Box::new(self.process.outcome())
     }
 }
 
@@ -281,6 +267,10 @@ impl Machine for Qemu {
 
     fn exit(&self) -> Option<Exit> {
         self.process.exit()
+    }
+
+    fn exit_within(&self, patience: Duration) -> Option<Exit> {
+        self.process.exit_within(patience)
     }
 
     fn console_tail(&self) -> String {

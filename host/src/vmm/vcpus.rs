@@ -62,7 +62,8 @@ pub(crate) trait Vcpu {
 
 /// Interrupts a processor's step from another thread.
 pub(crate) trait Kick: Send + Sync {
-    /// A step in progress returns soon. If none is, the next one does.
+    /// A step in progress returns soon. If none is, the next one does. The processor and its thread
+    /// are there while this is called.
     fn kick(&self);
 }
 
@@ -108,7 +109,8 @@ pub(crate) struct Vcpus {
 #[derive(Default)]
 struct State {
     end: Option<End>,
-    kicks: Vec<Box<dyn Kick>>,
+    /// Of the threads that run.
+    kicks: BTreeMap<u8, Box<dyn Kick>>,
 }
 
 #[derive(Debug, Default)]
@@ -150,7 +152,7 @@ impl Vcpus {
         if state.end.is_none() {
             state.end = Some(end);
             self.ending.store(true, Ordering::SeqCst);
-            for kick in &state.kicks {
+            for kick in state.kicks.values() {
                 kick.kick();
             }
         }
@@ -167,8 +169,13 @@ impl Vcpus {
     }
 
     /// From now on [`finish`](Self::finish) kicks this one too.
-    fn add_kick(&self, kick: Box<dyn Kick>) {
-        lock(&self.state).kicks.push(kick);
+    fn add_kick(&self, index: u8, kick: Box<dyn Kick>) {
+        lock(&self.state).kicks.insert(index, kick);
+    }
+
+    /// Once this returns, nobody kicks this one any more: its thread may end.
+    fn remove_kick(&self, index: u8) {
+        lock(&self.state).kicks.remove(&index);
     }
 
     /// Remembers an exit of processor `index`.
@@ -225,6 +232,7 @@ impl Vcpus {
                 self.finish(end);
             }
         }
+        self.remove_kick(index);
         let description = vcpu.describe();
         if let Some(history) = self.histories.get(usize::from(index)) {
             lock(history).description = description;
@@ -324,7 +332,7 @@ fn enter<V: Vcpu, E>(
             return;
         }
     };
-    vcpus.add_kick(vcpu.kick());
+    vcpus.add_kick(index, vcpu.kick());
     let _ = created.send(Ok(()));
     drop(created);
     // Nothing is ever sent: the gate opens by its sender's end.

@@ -5,16 +5,19 @@
 //! new one.
 
 mod connection;
+mod engine;
 mod session;
+
+pub(crate) use engine::states as engine_states;
 
 use super::Session;
 use crate::command::Request;
-use crate::doctor::EngineState;
+use crate::error::chain;
 use crate::sandbox::{Config, Inner};
 use crate::vmm::{self, Machine, MachineError};
 use crate::{Engine, Error};
 use ringfence_image::{Arch, Image};
-use ringfence_protocol::{ControlReply, ControlRequest, chain, port};
+use ringfence_protocol::{ControlReply, ControlRequest, port};
 use std::fmt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -27,6 +30,9 @@ const BOOT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long the agent may take to accept a connection and to greet.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How long a machine's end may take to be known after a stream broke.
+const AFTERMATH: Duration = Duration::from_secs(1);
 
 /// Guest memory beyond what the programs may use: kernel, agent and page cache.
 const OVERHEAD: u64 = 160 << 20;
@@ -68,7 +74,7 @@ impl Guest {
 
     /// Why a connection ended before its time.
     fn gone(&self) -> Error {
-        match self.machine.exit() {
+        match self.machine.exit_within(AFTERMATH) {
             Some(exit) => machine_error(MachineError::Exited {
                 exit: Box::new(exit),
             }),
@@ -93,10 +99,10 @@ pub(super) fn check(config: &Config) -> Result<(), Error> {
             ),
         });
     }
-    let engine = pick(config.engine);
-    match engine_problem(engine) {
+    let engine = engine::pick(config.engine);
+    match engine::problem(engine) {
         Some(why) if config.engine != Engine::Auto => Err(Error::Unsupported {
-            what: engine_label(engine),
+            what: engine::label(engine),
             why,
         }),
         Some(why) => Err(Error::Unsupported {
@@ -128,7 +134,7 @@ impl Machines {
 }
 
 fn boot(config: &Config) -> Result<Guest, Error> {
-    let engine = pick(config.engine);
+    let engine = engine::pick(config.engine);
     let image = find_image(config.image.as_ref())?;
     image.verify()?;
     let console_log = config
@@ -136,17 +142,21 @@ fn boot(config: &Config) -> Result<Guest, Error> {
         .as_ref()
         .map(std::fs::File::try_clone)
         .transpose();
-    let booted = boot_engine(vmm::MachineConfig {
-        kernel: image.kernel(),
-        initramfs: image.initramfs(),
-        rootfs: image.rootfs(),
-        memory: memory(config),
-        cpus: 1,
-        console_log: console_log.map_err(Error::system("cannot use the console's log file"))?,
-        boot_timeout: BOOT_TIMEOUT,
-        ready_port: port::READY,
-        kernel_args: Vec::new(),
-    })?;
+    let booted = engine::boot(
+        engine,
+        vmm::MachineConfig {
+            kernel: image.kernel(),
+            initramfs: image.initramfs(),
+            rootfs: image.rootfs(),
+            memory: memory(config),
+            cpus: config.cpus.unwrap_or(1),
+            console_log: console_log.map_err(Error::system("cannot use the console's log file"))?,
+            boot_timeout: BOOT_TIMEOUT,
+            ready_port: port::READY,
+            kernel_args: Vec::new(),
+        },
+    )
+    .map_err(machine_error)?;
     let keep = booted.ready.try_clone();
     let keep = keep.map_err(Error::system("cannot keep the agent's announcement"))?;
     let guest = Guest {
@@ -156,7 +166,7 @@ fn boot(config: &Config) -> Result<Guest, Error> {
     };
     match connection::open(booted.ready, PATIENCE).and_then(|_| set_clock(&guest)) {
         Ok(()) => Ok(guest),
-        Err(_) if guest.machine.exit().is_some() => Err(guest.gone()),
+        Err(_) if guest.machine.exit_within(AFTERMATH).is_some() => Err(guest.gone()),
         Err(error) => Err(error),
     }
 }
@@ -211,64 +221,10 @@ fn physical_memory() -> u64 {
     8 << 30
 }
 
-#[cfg(target_os = "linux")]
-fn boot_engine(config: vmm::MachineConfig) -> Result<vmm::Booted, Error> {
-    vmm::boot_qemu(config).map_err(machine_error)
-}
-
-#[cfg(not(target_os = "linux"))]
-fn boot_engine(_config: vmm::MachineConfig) -> Result<vmm::Booted, Error> {
-    let why = engine_problem(Engine::Hvf).unwrap_or_default();
-    Err(Error::Unsupported {
-        what: "vm isolation",
-        why,
-    })
-}
-
 fn machine_error(error: MachineError) -> Error {
     Error::Machine {
         message: chain(&error),
     }
-}
-
-const fn pick(engine: Engine) -> Engine {
-    match engine {
-        Engine::Auto if cfg!(target_os = "macos") => Engine::Hvf,
-        Engine::Auto => Engine::Qemu,
-        chosen => chosen,
-    }
-}
-
-const fn engine_label(engine: Engine) -> &'static str {
-    match engine {
-        Engine::Auto => "engine auto",
-        Engine::Hvf => "engine hvf",
-        Engine::Kvm => "engine kvm",
-        Engine::Qemu => "engine qemu",
-    }
-}
-
-/// Why an engine cannot be used here.
-fn engine_problem(engine: Engine) -> Option<String> {
-    match engine {
-        Engine::Hvf => Some("this release has no VMM of its own yet".into()),
-        Engine::Kvm => Some("this release has no VMM of its own yet; use engine qemu".into()),
-        #[cfg(target_os = "linux")]
-        _ => vmm::find_qemu().err().map(|error| error.to_string()),
-        #[cfg(not(target_os = "linux"))]
-        _ => Some("engine qemu is for Linux".into()),
-    }
-}
-
-/// Every engine and whether it can be used here.
-pub(crate) fn engine_states() -> Vec<EngineState> {
-    let engines = [Engine::Hvf, Engine::Kvm, Engine::Qemu];
-    engines
-        .map(|engine| EngineState {
-            engine,
-            problem: engine_problem(engine),
-        })
-        .into()
 }
 
 /// The folder of the image that a VM would boot, or what is wrong with it.

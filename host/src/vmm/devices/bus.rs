@@ -37,6 +37,7 @@ pub(crate) enum BusError {
 }
 
 struct Window {
+    name: &'static str,
     base: u64,
     last: u64,
     device: Arc<dyn MmioDevice>,
@@ -65,6 +66,7 @@ impl Bus {
     /// Puts `device` at the `size` bytes from `base`.
     pub(crate) fn insert(
         &mut self,
+        name: &'static str,
         base: u64,
         size: u64,
         device: Arc<dyn MmioDevice>,
@@ -78,7 +80,13 @@ impl Bus {
             let other = other.base;
             return Err(BusError::Overlap { base, size, other });
         }
-        self.windows.insert(at, Window { base, last, device });
+        let window = Window {
+            name,
+            base,
+            last,
+            device,
+        };
+        self.windows.insert(at, window);
         Ok(())
     }
 
@@ -99,6 +107,15 @@ impl Bus {
             Some((device, offset)) => device.write(offset, data),
             None => self.note("write", address, data.len()),
         }
+    }
+
+    /// The name of the device at `address`; empty where there is none.
+    pub(crate) fn name(&self, address: u64) -> &'static str {
+        let at = self.windows.partition_point(|window| window.last < address);
+        let window = self.windows.get(at);
+        window
+            .filter(|window| window.base <= address)
+            .map_or("", |window| window.name)
     }
 
     /// The device all `len` bytes from `address` belong to, and the offset in its window.
@@ -153,8 +170,8 @@ mod tests {
     #[test]
     fn windows_do_not_overlap() {
         let mut bus = Bus::new();
-        bus.insert(0x1000, 0x100, device()).unwrap();
-        bus.insert(0x1200, 0x100, device()).unwrap();
+        bus.insert("", 0x1000, 0x100, device()).unwrap();
+        bus.insert("", 0x1200, 0x100, device()).unwrap();
         for (base, size) in [
             (0x1000, 0x100),
             (0xfff, 2),
@@ -164,14 +181,14 @@ mod tests {
             (0x10ff, 0x102),
             (0x11ff, 2),
         ] {
-            let error = bus.insert(base, size, device()).unwrap_err();
+            let error = bus.insert("", base, size, device()).unwrap_err();
             assert!(matches!(error, BusError::Overlap { .. }), "{base:#x}");
         }
-        bus.insert(0x1100, 0x100, device()).unwrap();
-        bus.insert(u64::MAX, 1, device()).unwrap();
-        let error = bus.insert(0, 0, device()).unwrap_err();
+        bus.insert("", 0x1100, 0x100, device()).unwrap();
+        bus.insert("", u64::MAX, 1, device()).unwrap();
+        let error = bus.insert("", 0, 0, device()).unwrap_err();
         assert_eq!(error, BusError::Empty { base: 0 });
-        let error = bus.insert(u64::MAX, 2, device()).unwrap_err();
+        let error = bus.insert("", u64::MAX, 2, device()).unwrap_err();
         assert!(matches!(error, BusError::Overflow { .. }));
     }
 
@@ -179,8 +196,8 @@ mod tests {
     fn accesses_reach_their_device_and_no_other() {
         let mut bus = Bus::new();
         let (first, second) = (device(), device());
-        bus.insert(0x2000, 0x10, second.clone()).unwrap();
-        bus.insert(0x1000, 0x10, first.clone()).unwrap();
+        bus.insert("", 0x2000, 0x10, second.clone()).unwrap();
+        bus.insert("", 0x1000, 0x10, first.clone()).unwrap();
         bus.write(0x1000, &[1]);
         bus.write(0x100c, &[2; 4]);
         bus.write(0x2008, &[3; 8]);

@@ -28,7 +28,6 @@ mod connection;
 mod credit;
 mod device;
 mod host;
-#[cfg_attr(not(test), expect(dead_code, reason = "for the engines of our own"))]
 mod mmio;
 mod packet;
 mod poll;
@@ -40,7 +39,6 @@ mod tests;
 mod vhost_user;
 
 pub(crate) use host::{Refused, VsockHost};
-#[expect(unused_imports, reason = "for the engines of our own")]
 pub(crate) use mmio::{StartError, Vsock};
 pub(crate) use packet::GuestCid;
 #[cfg(target_os = "linux")]

@@ -19,6 +19,11 @@ pub(crate) struct GuestCid(u32);
 #[error("{0} is not a guest's vsock CID; take one from 3 to 4294967294")]
 pub(crate) struct ReservedCid(u64);
 
+impl GuestCid {
+    /// Every guest has a vsock device of its own, so all may have the same.
+    pub(crate) const SOLE: Self = Self(3);
+}
+
 impl TryFrom<u64> for GuestCid {
     type Error = ReservedCid;
 
