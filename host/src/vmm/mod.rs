@@ -30,6 +30,11 @@ mod console;
     expect(dead_code, reason = "this system has no engine of our own")
 )]
 mod devices;
+#[cfg_attr(
+    not(any(test, all(target_os = "macos", target_arch = "aarch64"))),
+    expect(dead_code, reason = "the framework is on Macs only")
+)]
+mod hvf;
 #[cfg(all(target_os = "linux", target_arch = "aarch64"))]
 mod kvm;
 mod machine;
