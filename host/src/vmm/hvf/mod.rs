@@ -3,6 +3,7 @@
 //! | module | role |
 //! |---|---|
 //! | [`contract`] | the framework's rules for one processor, as a trait |
+//! | `syndrome` | why the guest exited, decoded |
 //!
 //! # Trust
 //! Syndromes, addresses and registers are the guest's. Code that they reach never panics and never
@@ -17,3 +18,4 @@
 )]
 
 pub(crate) mod contract;
+mod syndrome;
