@@ -4,6 +4,9 @@
 //! |---|---|
 //! | [`contract`] | the framework's rules for one processor, as a trait |
 //! | `syndrome` | why the guest exited, decoded |
+//! | `psci` | processors and machine on and off |
+//! | `sysreg` | system registers that trap |
+//! | `doorbell` | what idle processors sleep on |
 //!
 //! # Trust
 //! Syndromes, addresses and registers are the guest's. Code that they reach never panics and never
@@ -18,4 +21,7 @@
 )]
 
 pub(crate) mod contract;
+pub(crate) mod doorbell;
+pub(crate) mod psci;
 mod syndrome;
+mod sysreg;
