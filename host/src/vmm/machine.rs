@@ -115,6 +115,14 @@ impl EngineError {
             denied: false,
         }
     }
+
+    /// The hypervisor refuses this very program.
+    pub(crate) fn denied(source: impl std::error::Error + Send + Sync + 'static) -> Self {
+        Self {
+            source: Box::new(source),
+            denied: true,
+        }
+    }
 }
 
 impl From<io::Error> for EngineError {

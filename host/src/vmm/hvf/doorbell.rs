@@ -55,6 +55,10 @@ impl Doorbells {
         Arc::new(Self { bells })
     }
 
+    pub(super) fn count(&self) -> u8 {
+        u8::try_from(self.bells.len()).unwrap_or(u8::MAX)
+    }
+
     /// A device's line was raised. Wakes everybody who waits for an interrupt: which processor gets
     /// it is between the guest and the interrupt controller.
     pub(crate) fn interrupt(&self) {

@@ -3,6 +3,8 @@
 //! | module | role |
 //! |---|---|
 //! | [`contract`] | the framework's rules for one processor, as a trait |
+//! | `run` | the loop of one processor over that trait |
+//! | `idle` | what it does while the guest waits |
 //! | `syndrome` | why the guest exited, decoded |
 //! | `psci` | processors and machine on and off |
 //! | `sysreg` | system registers that trap |
@@ -22,6 +24,58 @@
 
 pub(crate) mod contract;
 pub(crate) mod doorbell;
-pub(crate) mod psci;
+mod idle;
+mod psci;
+mod run;
 mod syndrome;
 mod sysreg;
+#[cfg(test)]
+mod tests;
+
+use super::devices::bus::Bus;
+use super::machine::{EngineError, Start};
+use super::vcpus::{VcpuThreads, Vcpus};
+use contract::{HvError, HvVcpu};
+use doorbell::Doorbells;
+use psci::{Entry, Power};
+use run::{HvfVcpu, Shared};
+use std::sync::Arc;
+
+impl From<HvError> for EngineError {
+    fn from(error: HvError) -> Self {
+        if error.is_denied() {
+            Self::denied(error)
+        } else {
+            Self::new(error)
+        }
+    }
+}
+
+/// Creates the processors of a machine, each on its thread and in the order of their numbers, and
+/// lets them run. Devices' lines ring `doorbells`, of which there is one for each processor.
+///
+/// # Errors
+/// The first of `create`, of the framework or of the operating system. No thread is left.
+pub(crate) fn start_vcpus<V: HvVcpu>(
+    vcpus: &Arc<Vcpus>,
+    bus: &Arc<Bus>,
+    start: Start,
+    doorbells: &Arc<Doorbells>,
+    create: impl Fn(u8) -> Result<V, HvError> + Send + Sync + 'static,
+) -> Result<VcpuThreads, EngineError> {
+    let shared = Shared {
+        bus: Arc::clone(bus),
+        power: Power::new(doorbells),
+        doorbells: Arc::clone(doorbells),
+    };
+    let entry = Entry {
+        address: start.entry,
+        context: start.fdt,
+    };
+    let create = move |index| {
+        let vcpu = create(index)?;
+        let vcpu = HvfVcpu::new(index, vcpu, shared.clone(), entry)?;
+        Ok::<_, EngineError>(vcpu)
+    };
+    VcpuThreads::start(vcpus, create, || Ok(()))
+}

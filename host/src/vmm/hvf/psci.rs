@@ -11,7 +11,6 @@
 //! the state is stored before the bell is rung.
 
 use super::doorbell::Doorbells;
-use crate::vmm::vcpus::End;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 const SMCCC_VERSION: u32 = 0x8000_0000;
@@ -76,7 +75,7 @@ pub(super) enum State {
 }
 
 /// The states of a machine's processors.
-pub(crate) struct Power {
+pub(super) struct Power {
     states: Mutex<Vec<State>>,
     doorbells: Arc<Doorbells>,
 }
@@ -95,11 +94,11 @@ pub(super) fn affinity(index: u8) -> u64 {
 }
 
 impl Power {
-    /// For `count` processors, the first of them on.
-    pub(crate) fn new(count: u8, doorbells: &Arc<Doorbells>) -> Arc<Self> {
+    /// For as many processors as there are bells, the first of them on.
+    pub(super) fn new(doorbells: &Arc<Doorbells>) -> Arc<Self> {
         let state = |index| if index == 0 { State::On } else { State::Off };
         Arc::new(Self {
-            states: Mutex::new((0..count).map(state).collect()),
+            states: Mutex::new((0..doorbells.count()).map(state).collect()),
             doorbells: Arc::clone(doorbells),
         })
     }
@@ -134,10 +133,13 @@ impl Power {
         running.count() <= 1
     }
 
+    /// Whoever is left looks for interrupts that this one may have sent last: from now on a
+    /// processor may find itself alone, and sleep without a limit.
     fn set_off(&self, index: u8) {
         if let Some(state) = self.states().get_mut(usize::from(index)) {
             *state = State::Off;
         }
+        self.doorbells.interrupt();
     }
 
     /// The processor with this affinity. Reserved bits must be zero.
@@ -217,17 +219,6 @@ impl Power {
     }
 }
 
-impl Outcome {
-    /// The end that this is for the machine.
-    pub(super) const fn end(self) -> Option<End> {
-        match self {
-            Self::PowerOff => Some(End::PowerOff),
-            Self::Reset => Some(End::Reset),
-            Self::Return(_) | Self::Off => None,
-        }
-    }
-}
-
 fn features(function: u32) -> i64 {
     match function {
         SMCCC_VERSION | VERSION | CPU_OFF | CPU_ON | CPU_ON_64 | AFFINITY_INFO
@@ -248,7 +239,7 @@ mod tests {
     const ENTRY: u64 = 0x1_8000_0000;
 
     fn power(count: u8) -> Arc<Power> {
-        Power::new(count, &Doorbells::new(count))
+        Power::new(&Doorbells::new(count))
     }
 
     fn call(power: &Power, registers: [u64; 4]) -> i64 {
@@ -302,10 +293,10 @@ mod tests {
     fn the_machines_end() {
         let power = power(1);
         let never = |_| false;
-        let end = |function| power.call(0, [function, 0, 0, 0], &never).end();
-        assert_eq!(end(0x8400_0008), Some(End::PowerOff));
-        assert_eq!(end(0x8400_0009), Some(End::Reset));
-        assert_eq!(end(0x8400_0002), None);
+        let outcome = |function| power.call(0, [function, 0, 0, 0], &never);
+        assert_eq!(outcome(0x8400_0008), Outcome::PowerOff);
+        assert_eq!(outcome(0x8400_0009), Outcome::Reset);
+        assert_eq!(outcome(0x8400_0002), Outcome::Off);
     }
 
     #[test]

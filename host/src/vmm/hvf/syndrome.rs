@@ -106,6 +106,16 @@ impl Syndrome {
 }
 
 impl Wait {
+    /// Its number in a syndrome.
+    pub(crate) const fn indicator(self) -> u64 {
+        match self {
+            Self::Wfi => 0,
+            Self::Wfe => 1,
+            Self::Wfit(_) => 2,
+            Self::Wfet => 3,
+        }
+    }
+
     fn decode(syndrome: u64) -> Self {
         match field(syndrome, 0, 2) {
             0 => Self::Wfi,
@@ -151,6 +161,32 @@ impl DataAbort {
             is_table_walk: is_set(syndrome, 7),
             is_write: is_set(syndrome, 6),
         }
+    }
+}
+
+impl Access {
+    /// What the register gets by a load of `bytes`, of which those beyond the size are zero.
+    pub(crate) fn loaded(&self, bytes: [u8; 8]) -> u64 {
+        let [a, b, c, d, ..] = bytes;
+        let value = match (self.is_signed, self.size) {
+            (true, 1) => i64::from(i8::from_le_bytes([a])).cast_unsigned(),
+            (true, 2) => i64::from(i16::from_le_bytes([a, b])).cast_unsigned(),
+            (true, 4) => i64::from(i32::from_le_bytes([a, b, c, d])).cast_unsigned(),
+            _ => u64::from_le_bytes(bytes),
+        };
+        if self.is_wide {
+            value
+        } else {
+            value & u64::from(u32::MAX)
+        }
+    }
+}
+
+impl Encoding {
+    /// All fields in one number, the way a syndrome has them.
+    pub(crate) fn bits(&self) -> u64 {
+        let at = |value: u8, bit: u32| u64::from(value).wrapping_shl(bit);
+        at(self.op0, 20) | at(self.op2, 17) | at(self.op1, 14) | at(self.crn, 10) | at(self.crm, 1)
     }
 }
 
