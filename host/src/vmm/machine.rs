@@ -104,6 +104,7 @@ pub(crate) enum StartError {
     },
     #[error("cannot start the vsock device")]
     Vsock(#[from] vsock::StartError),
+    #[cfg(target_os = "linux")]
     #[error("cannot watch a device's rings")]
     Notifier(#[source] io::Error),
 }
@@ -233,6 +234,10 @@ fn open(
         #[cfg(all(target_os = "linux", target_arch = "aarch64"))]
         "kvm" => Ok(Box::new(
             super::kvm::KvmVm::new(layout, memory).map_err(EngineError::from)?,
+        )),
+        #[cfg(all(target_os = "macos", target_arch = "aarch64"))]
+        "hvf" => Ok(Box::new(
+            super::hvf::HvfVm::new(layout, memory).map_err(EngineError::from)?,
         )),
         _ => {
             let _ = (layout, memory);

@@ -20,15 +20,15 @@
 //! before anybody sees them.
 
 #[cfg_attr(
-    not(any(test, all(target_os = "linux", target_arch = "aarch64"))),
+    not(any(
+        test,
+        all(target_os = "linux", target_arch = "aarch64"),
+        all(target_os = "macos", target_arch = "aarch64")
+    )),
     expect(dead_code, reason = "this system has no engine of our own")
 )]
 mod board;
 mod console;
-#[cfg_attr(
-    not(any(test, all(target_os = "linux", target_arch = "aarch64"))),
-    expect(dead_code, reason = "this system has no engine of our own")
-)]
 mod devices;
 #[cfg_attr(
     not(any(test, all(target_os = "macos", target_arch = "aarch64"))),
@@ -42,10 +42,6 @@ mod process;
 #[cfg(target_os = "linux")]
 mod qemu;
 mod rarely;
-#[cfg_attr(
-    not(any(test, all(target_os = "linux", target_arch = "aarch64"))),
-    expect(dead_code, reason = "this system has no engine of our own")
-)]
 mod vcpus;
 mod vsock;
 mod worker;
@@ -106,6 +102,9 @@ pub(crate) fn kvm_problem() -> Option<String> {
 
 /// Why there is no Hypervisor.framework for us here.
 pub(crate) fn hvf_problem() -> Option<String> {
+    #[cfg(all(target_os = "macos", target_arch = "aarch64"))]
+    return hvf::problem();
+    #[cfg(not(all(target_os = "macos", target_arch = "aarch64")))]
     Some("engine hvf is for macOS on Apple silicon".into())
 }
 

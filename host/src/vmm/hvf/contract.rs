@@ -129,9 +129,10 @@ impl HvError {
     /// `HV_DENIED`.
     const DENIED: u32 = 0xfae9_4007;
 
-    /// Whether this program lacks the entitlement: another signature may help.
-    pub(crate) const fn is_denied(&self) -> bool {
-        self.code == Self::DENIED
+    /// Whether this program lacks the entitlement: another signature may help. Later calls use the
+    /// same code for other things, such as memory at an address that is taken.
+    pub(crate) fn is_denied(&self) -> bool {
+        self.code == Self::DENIED && self.call == "hv_vm_create"
     }
 
     /// The code's name and what it says.
@@ -151,7 +152,7 @@ impl HvError {
     }
 
     /// What whoever runs this can do.
-    const fn advice(&self) -> &'static str {
+    fn advice(&self) -> &'static str {
         match self.code {
             0xfae9_4002 => {
                 "this process has a virtual machine already and macOS gives it one at a time: stop \
@@ -161,7 +162,7 @@ impl HvError {
                 "macOS has no memory or no virtual machine left: stop other virtual machines, or \
                  give this one less memory"
             }
-            Self::DENIED => {
+            _ if self.is_denied() => {
                 "the program's signature lacks the entitlement com.apple.security.hypervisor: sign \
                  it with codesign --sign - --entitlements"
             }
@@ -197,5 +198,8 @@ mod tests {
             assert!(text.contains(words), "{text}");
             assert_eq!(error.is_denied(), code == 0xfae9_4007);
         }
+        let (call, code) = ("hv_vm_map", 0xfae9_4007);
+        let error = HvError { call, code };
+        assert!(!error.is_denied() && error.to_string().contains("report"));
     }
 }

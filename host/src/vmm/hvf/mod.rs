@@ -3,6 +3,7 @@
 //! | module | role |
 //! |---|---|
 //! | [`contract`] | the framework's rules for one processor, as a trait |
+//! | `apple` | the trait on the framework itself, on Macs |
 //! | `run` | the loop of one processor over that trait |
 //! | `idle` | what it does while the guest waits |
 //! | `syndrome` | why the guest exited, decoded |
@@ -22,6 +23,8 @@
     clippy::expect_used
 )]
 
+#[cfg(all(target_os = "macos", target_arch = "aarch64"))]
+mod apple;
 pub(crate) mod contract;
 pub(crate) mod doorbell;
 mod idle;
@@ -31,6 +34,9 @@ mod syndrome;
 mod sysreg;
 #[cfg(test)]
 mod tests;
+
+#[cfg(all(target_os = "macos", target_arch = "aarch64"))]
+pub(crate) use apple::{HvfVm, problem};
 
 use super::devices::bus::Bus;
 use super::machine::{EngineError, Start};

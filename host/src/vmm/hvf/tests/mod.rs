@@ -236,7 +236,7 @@ fn shared(count: u8) -> (Shared, Arc<Device>) {
 /// The first processor of `count`, which exits as told, then computes.
 fn first(count: u8, exits: &[HvExit]) -> (HvfVcpu<Scripted>, Arc<Device>) {
     let (shared, device) = shared(count);
-    let mut exits = exits.to_vec().into_iter();
+    let mut exits = Vec::from(exits).into_iter();
     let vcpu = Scripted::new(move |_| exits.next());
     (HvfVcpu::new(0, vcpu, shared, ENTRY).unwrap(), device)
 }

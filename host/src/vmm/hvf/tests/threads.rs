@@ -176,17 +176,15 @@ fn a_processor_that_cannot_be_had() {
     let vcpus = Vcpus::new(3);
     let (shared, _) = shared(3);
     for (code, is_denied) in [(0xfae9_4007, true), (0xfae9_4005, false)] {
+        let call = "hv_vm_create";
         let create = move |index| match index {
-            2 => Err(HvError {
-                call: "hv_vcpu_create",
-                code,
-            }),
+            2 => Err(HvError { call, code }),
             _ => Ok(Scripted::new(|_| None)),
         };
         let error = start_vcpus(&vcpus, &shared.bus, START, &shared.doorbells, create).unwrap_err();
         let error = crate::vmm::machine::StartError::from(error);
         assert_eq!(error.is_denied(), is_denied);
         let text = crate::error::chain(&error);
-        assert!(text.contains("hv_vcpu_create failed"), "{text}");
+        assert!(text.contains("hv_vm_create failed"), "{text}");
     }
 }
