@@ -116,6 +116,13 @@ impl FromStr for Engine {
 #[derive(Debug, Clone)]
 pub(crate) struct Grant {
     pub(crate) path: PathBuf,
+    #[cfg_attr(
+        not(target_os = "linux"),
+        expect(
+            dead_code,
+            reason = "programs reach host paths in process isolation only"
+        )
+    )]
     pub(crate) writable: bool,
 }
 

@@ -200,6 +200,7 @@ pub(crate) enum MachineError {
         "{program} is not on PATH; install it (Debian and Ubuntu: apt-get install qemu-system-arm, \
          Fedora: dnf install qemu-system-aarch64-core)"
     )]
+    #[cfg(target_os = "linux")]
     EngineMissing {
         /// What was looked for.
         program: &'static str,
@@ -209,6 +210,7 @@ pub(crate) enum MachineError {
     NoWorker(#[from] worker::NoProgram),
     /// A part of the guest cannot be read.
     #[error("cannot read the guest's {part} {}", path.display())]
+    #[cfg(target_os = "linux")]
     Part {
         /// Which part.
         part: &'static str,
@@ -220,6 +222,7 @@ pub(crate) enum MachineError {
     },
     /// A value of the configuration that no engine takes.
     #[error("{what} cannot be {value}; {expected}")]
+    #[cfg(target_os = "linux")]
     Config {
         /// Which value.
         what: &'static str,
@@ -239,6 +242,7 @@ pub(crate) enum MachineError {
     },
     /// The vsock device could not be served to the engine.
     #[error("cannot serve the vsock device")]
+    #[cfg(target_os = "linux")]
     Device {
         /// The cause.
         #[source]
@@ -275,6 +279,7 @@ pub(crate) enum MachineError {
     },
 }
 
+#[cfg(target_os = "linux")]
 impl MachineError {
     fn device(source: impl std::error::Error + Send + Sync + 'static) -> Self {
         Self::Device {

@@ -129,10 +129,10 @@ impl HvError {
     /// `HV_DENIED`.
     const DENIED: u32 = 0xfae9_4007;
 
-    /// Whether this program lacks the entitlement: another signature may help. Later calls use the
-    /// same code for other things, such as memory at an address that is taken.
+    /// Whether this program lacks the entitlement: another signature may help. `hv_vm_map` uses the
+    /// same code for an address that is taken.
     pub(crate) fn is_denied(&self) -> bool {
-        self.code == Self::DENIED && self.call == "hv_vm_create"
+        self.code == Self::DENIED && self.call != "hv_vm_map"
     }
 
     /// The code's name and what it says.

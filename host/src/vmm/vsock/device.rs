@@ -30,6 +30,7 @@ use vm_memory::bitmap::BitmapSlice;
 
 /// Rings that the device itself serves: to the guest, from the guest. Events go over a third one,
 /// of which the device needs nothing.
+#[cfg(target_os = "linux")]
 pub(crate) const RINGS: usize = 2;
 
 /// Most descriptors of a ring: what QEMU's virtio-mmio transport lets the driver choose.
@@ -116,6 +117,7 @@ impl<P: Poller> Device<P> {
     }
 
     /// Makes the transport come back soon, by way of the bell.
+    #[cfg(target_os = "linux")]
     pub(crate) fn ring_bell(&self) {
         self.mailbox.ring();
     }

@@ -183,6 +183,7 @@ impl Mailbox {
     }
 
     /// Makes the device run again soon.
+    #[cfg(target_os = "linux")]
     pub(super) fn ring(&self) {
         self.shared.ring();
     }

@@ -19,7 +19,9 @@ mod server;
 mod wire;
 
 pub(crate) use client::boot;
-pub(crate) use program::{NoProgram, find as find_program, is_executable};
+#[cfg(target_os = "linux")]
+pub(crate) use program::is_executable;
+pub(crate) use program::{NoProgram, find as find_program};
 pub(crate) use server::serve;
 
 use super::MachineConfig;
