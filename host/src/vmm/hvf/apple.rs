@@ -6,12 +6,12 @@
 
 #![expect(
     unsafe_code,
-    reason = "the framework writes to what it is told is the guest's memory; the host's clock"
+    reason = "hv_vm_map of the guest's memory; the host's clock; the signals of a thread"
 )]
 
 use super::contract::{Cancel, HvError, HvExit, HvVcpu, Register, SystemRegister};
 use super::doorbell::Doorbells;
-use crate::vmm::board::layout::{Layout, RAM};
+use crate::vmm::board::layout::Layout;
 use crate::vmm::devices::bus::Bus;
 use crate::vmm::devices::{InterruptLine, Memory};
 use crate::vmm::machine::{EngineError, Hypervisor, Start};
@@ -28,6 +28,9 @@ use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion, MemoryRegionAddr
 
 /// Darwin's major version in macOS 15, the first with an interrupt controller.
 const DARWIN_OF_MACOS_15: u32 = 24;
+
+/// The first interrupt that is not a processor's own.
+const FIRST_SPI: u32 = 32;
 
 /// `X0` to `X30`.
 const X: [Reg; 31] = [
@@ -157,7 +160,8 @@ impl HvfVm {
     pub(crate) fn new(layout: &Layout, memory: &Arc<Memory>) -> Result<Self, HvfError> {
         let config = configure(layout)?;
         let gic = place_gic(layout)?;
-        let instance = VirtualMachine::with_gic(config, gic).map_err(in_call("hv_vm_create"))?;
+        let instance = VirtualMachine::with_gic(config, gic)
+            .map_err(in_call("hv_vm_create, hv_gic_create"))?;
         // From here on the machine goes before the memory, whatever fails.
         let vm = Vm {
             instance,
@@ -198,29 +202,25 @@ fn configure(layout: &Layout) -> Result<VirtualMachineConfig, HvfError> {
     Ok(config)
 }
 
-/// The interrupt controller where the board has it. The framework wants room for as many
-/// redistributors as a machine may have processors; what the device tree names is their beginning.
+/// The interrupt controller where the board has it. `hv_gic_get_redistributor_region_size` is not
+/// asked: it is for the most processors that any machine may have, and who creates fewer uses less.
 fn place_gic(layout: &Layout) -> Result<GicConfig, HvfError> {
     let (distributor, redistributors) = (layout.gic_distributor(), layout.gic_redistributors());
-    let room = distributor.start..redistributors.start;
     let size = GicConfig::get_distributor_size().map_err(in_call("hv_gic_get_distributor_size"))?;
     let alignment = GicConfig::get_distributor_base_alignment()
         .map_err(in_call("hv_gic_get_distributor_base_alignment"))?;
-    check_place("distributor", &room, size, alignment)?;
-    let next = [layout.uart().0, layout.virtio(0).0, RAM];
-    let behind = |&address: &u64| address > redistributors.start;
-    let end = next.into_iter().filter(behind).min().unwrap_or(RAM);
-    let room = redistributors.start..end;
-    let size = GicConfig::get_redistributor_region_size()
-        .map_err(in_call("hv_gic_get_redistributor_region_size"))?;
+    check_place("distributor", &distributor, size, alignment)?;
+    let size = GicConfig::get_redistributor_size()
+        .map_err(in_call("hv_gic_get_redistributor_size"))?
+        .saturating_mul(layout.cpus().into());
     let alignment = GicConfig::get_redistributor_base_alignment()
         .map_err(in_call("hv_gic_get_redistributor_base_alignment"))?;
-    check_place("redistributors", &room, size, alignment)?;
+    check_place("redistributors", &redistributors, size, alignment)?;
     let (first, count) =
         GicConfig::get_spi_interrupt_range().map_err(in_call("hv_gic_get_spi_interrupt_range"))?;
     let last = first.saturating_add(count).saturating_sub(1);
     let wanted = layout.interrupts().saturating_sub(1);
-    if first > layout.uart().1 || last < wanted {
+    if first > FIRST_SPI || last < wanted {
         return Err(HvfError::Interrupts {
             first,
             last,
@@ -310,6 +310,7 @@ impl Hypervisor for HvfVm {
     ) -> Result<VcpuThreads, EngineError> {
         let vm = Arc::clone(&self.vm);
         let create = move |_| {
+            block_signals();
             let vcpu = vm
                 .instance
                 .vcpu_create()
@@ -318,6 +319,18 @@ impl Hypervisor for HvfVm {
             Ok(AppleVcpu { vcpu, vm })
         };
         super::start_vcpus(vcpus, bus, start, &self.doorbells, create)
+    }
+}
+
+/// For the calling thread, which is a processor's: a signal that it got would end its run for a
+/// reason that the framework does not tell.
+fn block_signals() {
+    let mut set = std::mem::MaybeUninit::<libc::sigset_t>::zeroed();
+    // SAFETY: the set is initialized by the first call; the second only reads it. Neither fails on
+    // a valid set.
+    unsafe {
+        libc::sigfillset(set.as_mut_ptr());
+        libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut());
     }
 }
 
