@@ -255,7 +255,9 @@ impl<V: HvVcpu> HvfVcpu<V> {
         }
     }
 
-    /// The timer may cause exits again once the guest has answered the last one.
+    /// The timer may cause exits again once the guest has answered the last one. Sooner, it would
+    /// exit at once and for ever; a guest that never exits again would keep it masked, but then the
+    /// interrupt controller has the timer, as the contract says.
     fn unmask_timer(&mut self) -> Result<(), HvError> {
         if self.is_timer_masked {
             let control = self.vcpu.system_register(SystemRegister::CntvCtlEl0)?;
