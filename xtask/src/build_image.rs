@@ -105,6 +105,20 @@ pub(crate) fn options_for(shell: &Shell, arch: Arch, package: &str) -> anyhow::R
 fn agent(shell: &Shell, arch: Arch, package: &str) -> anyhow::Result<PathBuf> {
     let target = format!("{arch}-unknown-linux-musl");
     let root = shell.current_dir();
+    let flags = remap_flags(shell, &target)?;
+    cmd!(
+        shell,
+        "cargo build --quiet --config {flags} --package {package} --profile {PROFILE} --target {target}"
+    )
+    .quiet()
+    .run()?;
+    let folder = env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+    Ok(root.join(folder).join(target).join(PROFILE).join(package))
+}
+
+/// A setting for cargo that keeps this machine's paths out of what it builds for `target`.
+pub(crate) fn remap_flags(shell: &Shell, target: &str) -> anyhow::Result<String> {
+    let root = shell.current_dir();
     let cargo_home = env::var_os("CARGO_HOME")
         .map(PathBuf::from)
         .or_else(|| env::home_dir().map(|home| home.join(".cargo")))
@@ -116,15 +130,7 @@ fn agent(shell: &Shell, arch: Arch, package: &str) -> anyhow::Result<PathBuf> {
         (&sysroot, "/rust"),
     ]
     .map(|(from, to)| format!("--remap-path-prefix={}={to}", from.display()));
-    let flags = format!("target.{target}.rustflags={remap:?}");
-    cmd!(
-        shell,
-        "cargo build --quiet --config {flags} --package {package} --profile {PROFILE} --target {target}"
-    )
-    .quiet()
-    .run()?;
-    let folder = env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-    Ok(root.join(folder).join(target).join(PROFILE).join(package))
+    Ok(format!("target.{target}.rustflags={remap:?}"))
 }
 
 /// What was built, and how large it is.

@@ -3,6 +3,7 @@
 mod bench;
 mod build_image;
 mod demo;
+mod dist;
 #[cfg(target_os = "linux")]
 mod lab;
 mod setup;
@@ -34,6 +35,8 @@ enum Task {
     /// Run a program in an emulated arm64 machine that has KVM
     #[cfg(target_os = "linux")]
     Lab(lab::Arguments),
+    /// Build, sign and check the command for macOS
+    Dist(dist::Dist),
 }
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -49,6 +52,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Task::BuildImage(build) => build.run(&shell)?,
         #[cfg(target_os = "linux")]
         Task::Lab(lab) => return Ok(lab.run(&shell)),
+        Task::Dist(dist) => dist.run(&shell)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -8,14 +8,20 @@ use std::fs;
 use std::path::Path;
 use xshell::{Shell, cmd};
 
-/// The guest and the programs that tests put into the sandbox are static musl binaries.
-const TARGETS: [&str; 2] = ["aarch64-unknown-linux-musl", "x86_64-unknown-linux-musl"];
+/// The guest and the programs that tests put into the sandbox are static musl binaries; `dist` makes
+/// the command for Macs.
+const TARGETS: [&str; 3] = [
+    "aarch64-unknown-linux-musl",
+    "x86_64-unknown-linux-musl",
+    "aarch64-apple-darwin",
+];
 
 /// The emulator of the `qemu` engine.
 const QEMU: &str = "qemu-system-arm";
 
-/// What tests run in the sandbox beyond what the other packages bring.
-const TESTS: [&str; 1] = ["python3"];
+/// What tests run in the sandbox beyond what the other packages bring, and what installs the linker
+/// for macOS.
+const TESTS: [&str; 2] = ["python3", "python3-pip"];
 
 /// Installs what is missing, or names it.
 pub(crate) fn run(shell: &Shell) -> anyhow::Result<()> {

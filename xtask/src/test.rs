@@ -37,6 +37,9 @@ impl Test {
         }
         step("fuzz corpora", || fuzz(shell))?;
         step("command", || command(shell))?;
+        step("command for macOS", || {
+            crate::dist::Dist::default().run(shell)
+        })?;
         if !self.without_vm {
             step("packaged kernel", || packaged_kernel(shell))?;
         }

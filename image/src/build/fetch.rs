@@ -18,6 +18,14 @@ const ATTEMPTS: u32 = 3;
 /// A server that says nothing for this long is given up.
 const SILENCE: Duration = Duration::from_secs(60);
 
+/// Who vouches for a server: the system, and on macOS, where asking it takes a framework more than
+/// the command may need, Mozilla's list.
+const ROOTS: RootCerts = if cfg!(target_os = "macos") {
+    RootCerts::WebPki
+} else {
+    RootCerts::PlatformVerifier
+};
+
 /// Why something could not be downloaded.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -106,11 +114,9 @@ pub(crate) struct Fetcher {
 
 impl Fetcher {
     /// A client that keeps its files in `folder`. Proxies come from the environment, the
-    /// certificates for TLS from the system or `SSL_CERT_FILE`.
+    /// certificates for TLS from the system or `SSL_CERT_FILE` (on macOS from Mozilla's list).
     pub(crate) fn new(folder: PathBuf, progress: Progress) -> Self {
-        let tls = TlsConfig::builder()
-            .root_certs(RootCerts::PlatformVerifier)
-            .build();
+        let tls = TlsConfig::builder().root_certs(ROOTS).build();
         let config = ureq::Agent::config_builder()
             .tls_config(tls)
             .timeout_connect(Some(SILENCE))
