@@ -76,6 +76,9 @@ pub(crate) struct Options {
     /// Virtual processors of the VM
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u8).range(1..))]
     cpus: Option<u8>,
+    /// End a VM that is not ready after this much time [default: 60s]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    boot_timeout: Option<Duration>,
     /// Keep the guest's console in a file
     #[arg(long, value_name = "FILE")]
     vm_log: Option<PathBuf>,
@@ -115,6 +118,9 @@ impl Options {
         }
         if let Some(count) = self.cpus {
             builder = builder.cpus(count);
+        }
+        if let Some(time) = self.boot_timeout {
+            builder = builder.boot_timeout(time);
         }
         if let Some(path) = &self.vm_log {
             let file = File::create(path)

@@ -137,6 +137,7 @@ pub(crate) struct Config {
     pub(crate) image: Option<PathBuf>,
     pub(crate) vm_log: Option<File>,
     pub(crate) cpus: Option<u8>,
+    pub(crate) boot_timeout: Option<Duration>,
 }
 
 #[derive(Debug)]
@@ -281,6 +282,13 @@ impl SandboxBuilder {
     /// Virtual processors of the VM; one unless said.
     pub const fn cpus(mut self, count: u8) -> Self {
         self.config.cpus = Some(count);
+        self
+    }
+
+    /// How long a VM may take until it is ready; a minute unless said. One that takes longer is
+    /// ended, and the error says what it did last.
+    pub const fn boot_timeout(mut self, time: Duration) -> Self {
+        self.config.boot_timeout = Some(time);
         self
     }
 

@@ -6,15 +6,17 @@
 //!   board: memory, addresses      ├─► bus ─► PL011, virtio-mmio: blk, rng, vsock
 //! ```
 
-use super::board::layout::Layout;
-use super::board::{self, Loaded};
+use super::board::layout::{CONSOLE, Layout, VirtioSlot};
+use super::board::{self, BoardError, Loaded};
 use super::devices::bus::{Bus, BusError};
 use super::devices::pl011::{Output, Pl011};
 use super::devices::virtio::VirtioDevice;
 use super::devices::virtio::blk::Blk;
-use super::devices::virtio::mmio::{self, MmioTransport};
+use super::devices::virtio::mmio::MmioTransport;
+#[cfg(target_os = "linux")]
+use super::devices::virtio::mmio::QUEUE_NOTIFY;
 use super::devices::virtio::rng::Rng;
-use super::devices::{InterruptLine, Memory, pl011};
+use super::devices::{InterruptLine, Memory};
 use super::vcpus::{VcpuThreads, Vcpus};
 use super::vsock::{self, GuestCid, Vsock, VsockHost};
 use std::fs::File;
@@ -92,8 +94,8 @@ pub(crate) enum StartError {
     NoEngine { engine: String },
     #[error(transparent)]
     Engine(#[from] EngineError),
-    #[error("cannot prepare the guest")]
-    Board(#[from] io::Error),
+    #[error(transparent)]
+    Board(#[from] BoardError),
     #[error("cannot place a device")]
     Bus(#[from] BusError),
     #[error("cannot open the guest's disk {}", path.display())]
@@ -146,33 +148,26 @@ pub(crate) fn start(parts: &Parts<'_>) -> Result<Running, StartError> {
         args.push(' ');
         args.push_str(arg);
     }
-    let loaded = board::load(
-        parts.kernel,
-        parts.initramfs,
-        parts.memory,
-        parts.cpus,
-        &args,
-        3,
-    )?;
+    let layout = Layout::new(parts.memory, parts.cpus)?;
+    let loaded = board::load(layout, parts.kernel, parts.initramfs, &args)?;
     let hypervisor = open(parts.engine, &loaded.layout, &loaded.memory)?;
     let mut devices = Devices {
         bus: Bus::new(),
         hypervisor: &*hypervisor,
         loaded: &loaded,
-        slot: 0,
     };
     let disk = File::open(parts.rootfs).and_then(Blk::new);
     devices.add_console(Arc::clone(&parts.console))?;
     devices.add_virtio(
-        "virtio-blk",
+        VirtioSlot::Blk,
         disk.map_err(|source| StartError::Disk {
             path: parts.rootfs.to_owned(),
             source,
         })?,
     )?;
-    devices.add_virtio("virtio-rng", Rng::default())?;
+    devices.add_virtio(VirtioSlot::Rng, Rng::default())?;
     let (vsock, door) = Vsock::start(GuestCid::SOLE)?;
-    devices.add_virtio("virtio-vsock", vsock)?;
+    devices.add_virtio(VirtioSlot::Vsock, vsock)?;
     let bus = Arc::new(devices.bus);
     let vcpus = Vcpus::new(parts.cpus);
     let start = Start {
@@ -192,35 +187,32 @@ struct Devices<'a> {
     bus: Bus,
     hypervisor: &'a dyn Hypervisor,
     loaded: &'a Loaded,
-    slot: u32,
 }
 
 impl Devices<'_> {
     fn add_console(&mut self, output: Arc<dyn Output>) -> Result<(), StartError> {
-        let (address, intid) = self.loaded.layout.uart();
-        let uart = Pl011::new(output, self.hypervisor.line(intid));
+        let uart = Pl011::new(output, self.hypervisor.line(CONSOLE.intid));
         self.bus
-            .insert("pl011", address, pl011::WINDOW, Arc::new(uart))?;
+            .insert("pl011", CONSOLE.address, CONSOLE.size, Arc::new(uart))?;
         Ok(())
     }
 
     fn add_virtio<D: VirtioDevice + 'static>(
         &mut self,
-        name: &'static str,
+        slot: VirtioSlot,
         device: D,
     ) -> Result<(), StartError> {
-        let (address, intid) = self.loaded.layout.virtio(self.slot);
-        self.slot += 1;
-        let line = self.hypervisor.line(intid);
+        let place = slot.place();
+        let line = self.hypervisor.line(place.intid);
         let transport = MmioTransport::new(device, Arc::clone(&self.loaded.memory), line);
         #[cfg(target_os = "linux")]
         for notifier in transport.notifiers().map_err(StartError::Notifier)? {
-            let register = address + mmio::QUEUE_NOTIFY;
+            let register = place.address + QUEUE_NOTIFY;
             self.hypervisor
                 .notify_by(register, notifier.queue, &notifier.event)?;
         }
         self.bus
-            .insert(name, address, mmio::WINDOW, Arc::new(transport))?;
+            .insert(slot.name(), place.address, place.size, Arc::new(transport))?;
         Ok(())
     }
 }

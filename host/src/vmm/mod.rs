@@ -46,6 +46,7 @@ mod vcpus;
 mod vsock;
 mod worker;
 
+pub(crate) use board::layout::{MEMORY_GRANULE, MOST_MEMORY};
 #[cfg(target_os = "linux")]
 pub(crate) use qemu::{boot as boot_qemu, find as find_qemu};
 pub(crate) use worker::{COMMAND as WORKER, serve as work};
@@ -67,7 +68,7 @@ pub(crate) struct MachineConfig {
     pub(crate) initramfs: PathBuf,
     /// The read-only root file system: the guest's first and only disk.
     pub(crate) rootfs: PathBuf,
-    /// Guest memory in bytes, rounded up to whole MiB.
+    /// Guest memory in bytes, a multiple of 2 MiB.
     pub(crate) memory: u64,
     /// Number of virtual processors.
     pub(crate) cpus: u8,
@@ -89,6 +90,8 @@ pub(crate) fn boot_own(
     engine: &'static str,
     config: &MachineConfig,
 ) -> Result<Booted, MachineError> {
+    // The worker would say so too, but less well.
+    board::layout::Layout::new(config.memory, config.cpus)?;
     worker::boot(&worker::find_program()?, engine, config)
 }
 
@@ -162,23 +165,38 @@ impl Exit {
     fn in_worker(&self) -> Option<worker::Status> {
         worker::Status::from_code(self.status?.code()?)
     }
+
+    /// What engine and guest said last, each below a line of its own.
+    fn last_lines(&self) -> String {
+        let mut said = String::new();
+        for (who, text) in [("engine", &self.stderr), ("console", &self.console)] {
+            let text = last_lines(text, 12);
+            if !text.is_empty() {
+                said.push_str("\n--- ");
+                said.push_str(who);
+                said.push_str("'s last lines ---\n");
+                said.push_str(text);
+            }
+        }
+        said
+    }
 }
+
+/// What Linux prints when it panics, before it asks for a reset.
+const PANIC: &str = "Kernel panic - not syncing";
 
 impl std::fmt::Display for Exit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match (self.stopped, self.status, self.in_worker()) {
             (true, ..) => f.write_str("it was stopped")?,
+            (false, _, Some(worker::Status::Reset)) if self.console.contains(PANIC) => {
+                f.write_str("its kernel panicked")?;
+            }
             (false, _, Some(status)) => write!(f, "{status}")?,
             (false, Some(status), None) => write!(f, "{status}")?,
             (false, None, None) => f.write_str("its status is unknown")?,
         }
-        for (what, text) in [("engine", &self.stderr), ("console", &self.console)] {
-            let text = last_lines(text, 12);
-            if !text.is_empty() {
-                write!(f, "\n--- {what}'s last lines ---\n{text}")?;
-            }
-        }
-        Ok(())
+        f.write_str(&self.last_lines())
     }
 }
 
@@ -208,6 +226,9 @@ pub(crate) enum MachineError {
     /// The program that a machine runs in was not found.
     #[error(transparent)]
     NoWorker(#[from] worker::NoProgram),
+    /// No guest can be like this.
+    #[error(transparent)]
+    Board(#[from] board::BoardError),
     /// A part of the guest cannot be read.
     #[error("cannot read the guest's {part} {}", path.display())]
     #[cfg(target_os = "linux")]
@@ -249,7 +270,7 @@ pub(crate) enum MachineError {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The guest did not report itself ready in time.
-    #[error("the guest was not ready after {:.1} s: {exit}", after.as_secs_f64())]
+    #[error("the guest was not ready after {:.1} s{}", after.as_secs_f64(), exit.last_lines())]
     BootTimeout {
         /// How long it had.
         after: Duration,

@@ -151,7 +151,7 @@ fn boot(config: &Config) -> Result<Guest, Error> {
             memory: memory(config),
             cpus: config.cpus.unwrap_or(1),
             console_log: console_log.map_err(Error::system("cannot use the console's log file"))?,
-            boot_timeout: BOOT_TIMEOUT,
+            boot_timeout: config.boot_timeout.unwrap_or(BOOT_TIMEOUT),
             ready_port: port::READY,
             kernel_args: Vec::new(),
         },
@@ -204,7 +204,9 @@ fn memory(config: &Config) -> u64 {
         .memory
         .unwrap_or(UNBOUNDED)
         .saturating_add(OVERHEAD);
-    wanted.min(physical_memory() / 2).max(OVERHEAD)
+    let most = (physical_memory() / 2).min(vmm::MOST_MEMORY);
+    let bytes = wanted.min(most).max(OVERHEAD);
+    bytes - bytes % vmm::MEMORY_GRANULE
 }
 
 #[cfg(target_os = "linux")]

@@ -1,132 +1,213 @@
-//! thin
+//! The board: what a guest finds when its first processor starts. Memory with kernel, initramfs and
+//! device tree in it, and the addresses of everything ([`layout`]).
+//!
+//! ```text
+//! start of memory, a multiple of 2 MiB
+//!   + text_offset          the kernel: its file, and behind it the memory that it clears itself
+//!   the next 2 MiB         the device tree, 2 MiB at most
+//!   the 2 MiB after those  the initramfs
+//! ```
+//! Linux, `Documentation/arch/arm64/booting.rst`: the tree is at a multiple of 8 and has 2 MiB at
+//! most; the initramfs lies in the same 32 GiB as the kernel.
+
+mod fdt;
+pub(crate) mod kernel;
 pub(crate) mod layout;
-use layout::{Layout, RAM};
+mod memory;
+#[cfg(test)]
+mod tests;
+
+use super::devices::Memory;
+use kernel::{Header, KernelError};
+use layout::Layout;
+use memory::Part;
 use std::io;
-use std::path::Path;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress};
+
+/// Room for the device tree, and the alignment of what is around it, in bytes.
+const TREE_ROOM: u64 = 2 << 20;
+
+/// A guest's memory, ready to run.
+#[derive(Debug)]
 pub(crate) struct Loaded {
-    pub(crate) memory: Arc<GuestMemoryMmap>,
+    pub(crate) memory: Arc<Memory>,
     pub(crate) layout: Layout,
+    /// Address of the kernel's first instruction.
     pub(crate) entry: u64,
+    /// Address of the device tree.
     pub(crate) fdt: u64,
 }
+
+/// Why a guest cannot be put together.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BoardError {
+    /// Too little, too much or no multiple.
+    #[error(
+        "a guest cannot have {bytes} bytes of memory; take {} MiB to {} MiB, in steps of {} MiB",
+        layout::LEAST_MEMORY >> 20,
+        layout::MOST_MEMORY >> 20,
+        layout::MEMORY_GRANULE >> 20
+    )]
+    Memory {
+        /// What was asked for.
+        bytes: u64,
+    },
+    /// None or too many.
+    #[error(
+        "a guest cannot have {wanted} processors; take 1 to {}",
+        layout::MOST_CPUS
+    )]
+    Processors {
+        /// What was asked for.
+        wanted: u8,
+    },
+    /// This machine has no memory for the guest's.
+    #[error(
+        "this machine gives no {} MiB for the guest's memory; take less",
+        bytes >> 20
+    )]
+    NoMemory {
+        /// What was asked for.
+        bytes: u64,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// A file cannot be read.
+    #[error("cannot read the guest's {what} {}", path.display())]
+    Read {
+        /// Which part of the guest.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// A file is no kernel.
+    #[error("{} is no kernel for the guest", path.display())]
+    Kernel {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: KernelError,
+    },
+    /// The parts do not fit.
+    #[error(
+        "the guest's {what} ends {} KiB behind its memory of {} MiB; give it more",
+        over.div_ceil(1 << 10),
+        memory >> 20
+    )]
+    NoRoom {
+        /// Which part does not.
+        what: &'static str,
+        /// By how many bytes.
+        over: u64,
+        /// Bytes of memory.
+        memory: u64,
+    },
+    /// The device tree cannot be written.
+    #[error("cannot write the guest's device tree; is a kernel argument odd or very long?")]
+    Tree(#[from] vm_fdt::Error),
+    /// The device tree is too long.
+    #[error(
+        "the guest's device tree has {len} bytes of {TREE_ROOM}; take shorter kernel arguments"
+    )]
+    LongTree {
+        /// Its bytes.
+        len: usize,
+    },
+    /// The system has no random numbers.
+    #[error("this system gives no random numbers for the guest")]
+    Seed(#[source] getrandom::Error),
+}
+
+/// Where the parts go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Placement {
+    /// The kernel and the memory behind it that it uses.
+    kernel: Range<u64>,
+    fdt: Range<u64>,
+    initramfs: Range<u64>,
+}
+
+impl Placement {
+    /// Places a kernel and an initramfs of so many bytes.
+    fn new(layout: &Layout, header: Header, initramfs: u64) -> Result<Self, BoardError> {
+        let memory = layout.memory();
+        let within = |what, start: u64, size: u64| {
+            // A sum that does not fit into 64 bits does not fit into any memory.
+            let end = start.saturating_add(size);
+            match end.checked_sub(memory.end) {
+                None | Some(0) => Ok(start..end),
+                Some(over) => Err(BoardError::NoRoom {
+                    what,
+                    over,
+                    memory: memory.end.saturating_sub(memory.start),
+                }),
+            }
+        };
+        let start = memory.start.saturating_add(header.text_offset);
+        let kernel = within("kernel", start, header.image_size)?;
+        let fdt = within(
+            "device tree",
+            kernel.end.next_multiple_of(TREE_ROOM),
+            TREE_ROOM,
+        )?;
+        let initramfs = within("initramfs", fdt.end, initramfs)?;
+        Ok(Self {
+            kernel,
+            fdt,
+            initramfs,
+        })
+    }
+}
+
+/// Makes the memory and puts everything into it.
 pub(crate) fn load(
+    layout: Layout,
     kernel: &Path,
     initramfs: &Path,
-    memory: u64,
-    cpus: u8,
     args: &str,
-    slots: u32,
-) -> io::Result<Loaded> {
-    let layout = Layout::new(memory, cpus);
-    let mem: GuestMemoryMmap =
-        GuestMemoryMmap::from_ranges(&[(GuestAddress(RAM), memory as usize)])
-            .map_err(io::Error::other)?;
-    let image = std::fs::read(kernel)?;
-    let offset = u64::from_le_bytes(image[8..16].try_into().unwrap());
-    let entry = RAM + offset;
-    mem.write_slice(&image, GuestAddress(entry))
-        .map_err(io::Error::other)?;
-    let initrd = std::fs::read(initramfs)?;
-    let at = RAM + (64 << 20);
-    mem.write_slice(&initrd, GuestAddress(at))
-        .map_err(io::Error::other)?;
-    let fdt = RAM + (60 << 20);
-    let blob =
-        tree(&layout, args, at, at + initrd.len() as u64, slots).map_err(io::Error::other)?;
-    mem.write_slice(&blob, GuestAddress(fdt))
-        .map_err(io::Error::other)?;
+) -> Result<Loaded, BoardError> {
+    let image = Part::open("kernel", kernel)?;
+    let archive = Part::open("initramfs", initramfs)?;
+    let start = image.start(kernel::HEADER)?;
+    let header = Header::parse(&start, image.len).map_err(|source| BoardError::Kernel {
+        path: kernel.to_owned(),
+        source,
+    })?;
+    let placement = Placement::new(&layout, header, archive.len)?;
+    let memory = memory::allocate(&layout)?;
+    let tree = tree(&layout, args, placement.initramfs.clone())?;
+    memory
+        .write_slice(&tree, GuestAddress(placement.fdt.start))
+        .map_err(|_| BoardError::LongTree { len: tree.len() })?;
+    image.read(&memory, placement.kernel.start)?;
+    archive.read(&memory, placement.initramfs.start)?;
     Ok(Loaded {
-        memory: Arc::new(mem),
+        memory,
         layout,
-        entry,
-        fdt,
+        entry: placement.kernel.start,
+        fdt: placement.fdt.start,
     })
 }
-fn tree(
-    l: &Layout,
-    args: &str,
-    start: u64,
-    end: u64,
-    slots: u32,
-) -> Result<Vec<u8>, vm_fdt::Error> {
-    let mut f = vm_fdt::FdtWriter::new()?;
-    let root = f.begin_node("")?;
-    f.property_string("compatible", "linux,dummy-virt")?;
-    f.property_u32("#address-cells", 2)?;
-    f.property_u32("#size-cells", 2)?;
-    f.property_u32("interrupt-parent", 1)?;
-    let n = f.begin_node("chosen")?;
-    f.property_string("bootargs", args)?;
-    f.property_u64("linux,initrd-start", start)?;
-    f.property_u64("linux,initrd-end", end)?;
-    let mut seed = [0; 64];
-    let _ = getrandom::fill(&mut seed);
-    f.property("rng-seed", &seed)?;
-    f.end_node(n)?;
-    let n = f.begin_node("cpus")?;
-    f.property_u32("#address-cells", 1)?;
-    f.property_u32("#size-cells", 0)?;
-    for c in 0..l.cpus() {
-        let m = f.begin_node(&format!("cpu@{c}"))?;
-        f.property_string("device_type", "cpu")?;
-        f.property_string("compatible", "arm,armv8")?;
-        f.property_string("enable-method", "psci")?;
-        f.property_u32("reg", c.into())?;
-        f.end_node(m)?;
+
+fn tree(layout: &Layout, args: &str, initramfs: Range<u64>) -> Result<Vec<u8>, BoardError> {
+    let mut seed = [0; fdt::SEED];
+    getrandom::fill(&mut seed).map_err(BoardError::Seed)?;
+    let chosen = fdt::Chosen {
+        args,
+        initramfs,
+        seed: &seed,
+    };
+    let tree = fdt::write(layout, &chosen)?;
+    if tree.len() as u64 > TREE_ROOM {
+        return Err(BoardError::LongTree { len: tree.len() });
     }
-    f.end_node(n)?;
-    let n = f.begin_node("memory@80000000")?;
-    f.property_string("device_type", "memory")?;
-    f.property_array_u64("reg", &[RAM, l.memory()])?;
-    f.end_node(n)?;
-    let n = f.begin_node("psci")?;
-    f.property_string_list(
-        "compatible",
-        vec!["arm,psci-1.0".into(), "arm,psci-0.2".into()],
-    )?;
-    f.property_string("method", "hvc")?;
-    f.end_node(n)?;
-    let n = f.begin_node("timer")?;
-    f.property_string("compatible", "arm,armv8-timer")?;
-    f.property_null("always-on")?;
-    f.property_array_u32("interrupts", &[1, 13, 4, 1, 14, 4, 1, 11, 4, 1, 10, 4])?;
-    f.end_node(n)?;
-    let n = f.begin_node("intc@8000000")?;
-    f.property_string("compatible", "arm,gic-v3")?;
-    f.property_null("interrupt-controller")?;
-    f.property_u32("#interrupt-cells", 3)?;
-    f.property_u32("phandle", 1)?;
-    let (d, r) = (l.gic_distributor(), l.gic_redistributors());
-    f.property_array_u64("reg", &[d.start, d.end - d.start, r.start, r.end - r.start])?;
-    f.end_node(n)?;
-    let n = f.begin_node("apb-pclk")?;
-    f.property_string("compatible", "fixed-clock")?;
-    f.property_u32("#clock-cells", 0)?;
-    f.property_u32("clock-frequency", 24_000_000)?;
-    f.property_u32("phandle", 2)?;
-    f.end_node(n)?;
-    let (a, i) = l.uart();
-    let n = f.begin_node("pl011@9000000")?;
-    f.property_string_list(
-        "compatible",
-        vec!["arm,pl011".into(), "arm,primecell".into()],
-    )?;
-    f.property_array_u64("reg", &[a, 0x1000])?;
-    f.property_array_u32("interrupts", &[0, i - 32, 4])?;
-    f.property_array_u32("clocks", &[2, 2])?;
-    f.property_string_list("clock-names", vec!["uartclk".into(), "apb_pclk".into()])?;
-    f.end_node(n)?;
-    for s in 0..slots {
-        let (a, i) = l.virtio(s);
-        let n = f.begin_node(&format!("virtio_mmio@{a:x}"))?;
-        f.property_string("compatible", "virtio,mmio")?;
-        f.property_array_u64("reg", &[a, 0x200])?;
-        f.property_array_u32("interrupts", &[0, i - 32, 4])?;
-        f.property_null("dma-coherent")?;
-        f.end_node(n)?;
-    }
-    f.end_node(root)?;
-    f.finish()
+    Ok(tree)
 }

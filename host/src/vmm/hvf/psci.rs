@@ -11,6 +11,7 @@
 //! the state is stored before the bell is rung.
 
 use super::doorbell::Doorbells;
+use crate::vmm::board::layout::affinity;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 const SMCCC_VERSION: u32 = 0x8000_0000;
@@ -39,9 +40,6 @@ const INVALID_PARAMETERS: i64 = -2;
 const ALREADY_ON: i64 = -4;
 const ON_PENDING: i64 = -5;
 const INVALID_ADDRESS: i64 = -9;
-
-/// Processors in a cluster: no more can be told apart in one `ICC_SGI1R_EL1`.
-const CLUSTER: u8 = 16;
 
 /// What a call does to its caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,13 +82,6 @@ impl std::fmt::Debug for Power {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_tuple("Power").field(&*self.states()).finish()
     }
-}
-
-/// `MPIDR_EL1`'s affinity fields of processor `index`: `Aff1` is its cluster, `Aff0` its place there.
-pub(super) fn affinity(index: u8) -> u64 {
-    let cluster = index.checked_div(CLUSTER).unwrap_or_default();
-    let place = index.checked_rem(CLUSTER).unwrap_or_default();
-    u64::from(u16::from_be_bytes([cluster, place]))
 }
 
 impl Power {
@@ -145,7 +136,7 @@ impl Power {
     /// The processor with this affinity. Reserved bits must be zero.
     fn find(states: &[State], target: u64) -> Option<u8> {
         let count = u8::try_from(states.len()).unwrap_or(u8::MAX);
-        (0..count).find(|&index| affinity(index) == target)
+        (0..count).find(|&index| u64::from(affinity(index)) == target)
     }
 
     fn switch_on(&self, target: u64, entry: Entry, is_code: &dyn Fn(u64) -> bool) -> i64 {

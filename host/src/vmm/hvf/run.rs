@@ -6,9 +6,10 @@
 use super::contract::{Cancel, HvError, HvExit, HvVcpu, Register, SystemRegister};
 use super::doorbell::Doorbells;
 use super::idle::Patience;
-use super::psci::{self, Entry, Outcome, Power, State};
+use super::psci::{Entry, Outcome, Power, State};
 use super::syndrome::{DataAbort, Rt, Syndrome, SystemAccess, Wait};
 use super::sysreg::Group;
+use crate::vmm::board::layout::affinity;
 use crate::vmm::devices::bus::Bus;
 use crate::vmm::vcpus::{End, ExitKind, ExitRecord, Kick, Vcpu, Vcpus};
 use std::sync::Arc;
@@ -68,7 +69,7 @@ impl<V: HvVcpu> HvfVcpu<V> {
         shared: Shared,
         entry: Entry,
     ) -> Result<Self, HvError> {
-        let mpidr = MPIDR_RES1 | psci::affinity(index);
+        let mpidr = MPIDR_RES1 | u64::from(affinity(index));
         vcpu.set_system_register(SystemRegister::MpidrEl1, mpidr)?;
         let features = vcpu.system_register(SystemRegister::IdAa64pfr1El1)?;
         if features & PFR1_SME != 0 {

@@ -76,7 +76,7 @@ impl std::fmt::Display for Status {
         f.write_str(match self {
             Self::Stopped => "it was stopped",
             Self::PowerOff => "it powered off",
-            Self::Reset => "it asked for a reset: it rebooted, or its kernel panicked",
+            Self::Reset => "it rebooted",
             Self::Fault => "it cannot go on",
             Self::BootTimeout => "it was not ready in time",
             Self::NoMachine => "it could not be started",
