@@ -15,6 +15,8 @@
     reason = "a fixture fails the test by panicking"
 )]
 
+pub mod bare_metal;
+pub mod guest;
 mod isolation;
 mod lab;
 pub mod leftovers;

@@ -403,7 +403,7 @@ impl Outcome {
         self.assert_code(code);
         assert_eq!(self.stdout, b"", "{self}");
         let stderr = self.errors();
-        assert!(!stderr.contains("panicked"), "{self}");
+        assert!(!stderr.contains("panicked at"), "{self}");
         for word in words {
             assert!(stderr.contains(word), "{word:?} is missing: {self}");
         }

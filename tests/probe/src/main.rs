@@ -12,9 +12,13 @@
 //! child of its own, so that one that is killed does not take the others along. `do NAME ARGUMENTS`
 //! runs a helper instead: something that behaves in a way that a test needs.
 //!
+//! As process 1 of a guest it is something else again, see `guest`.
+//!
 //! Nothing here may depend on what the sandbox is expected to do: the tests decide that. Run
 //! outside of a sandbox, most tries are allowed, which shows that they can succeed at all.
 
+#[cfg(all(target_os = "linux", target_arch = "aarch64"))]
+mod guest;
 #[cfg(target_os = "linux")]
 mod helpers;
 #[cfg(target_os = "linux")]
@@ -24,6 +28,10 @@ mod tries;
 
 #[cfg(target_os = "linux")]
 fn main() -> std::process::ExitCode {
+    #[cfg(target_arch = "aarch64")]
+    if std::process::id() == 1 && std::env::args().next().as_deref() == Some("/init") {
+        return guest::run();
+    }
     let arguments: Vec<_> = std::env::args().skip(1).collect();
     match arguments.split_first() {
         Some((first, rest)) if first == "do" => helpers::run(rest),

@@ -25,6 +25,7 @@ mod files;
 mod input;
 mod lifecycle;
 mod limits;
+mod machine;
 mod refusals;
 mod streams;
 
@@ -33,7 +34,7 @@ use ringfence_tests::{Availability, Bench, Isolation, Lab, Scenario, process};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-const MODULES: [(&str, &[Scenario]); 9] = [
+const MODULES: [(&str, &[Scenario]); 10] = [
     ("basics", basics::SCENARIOS),
     ("exits", exits::SCENARIOS),
     ("streams", streams::SCENARIOS),
@@ -42,6 +43,7 @@ const MODULES: [(&str, &[Scenario]); 9] = [
     ("files", files::SCENARIOS),
     ("input", input::SCENARIOS),
     ("lifecycle", lifecycle::SCENARIOS),
+    ("machine", machine::SCENARIOS),
     ("api", api::SCENARIOS),
 ];
 
