@@ -418,7 +418,7 @@ mod tests {
         assert_eq!(vcpus.end(), Some(End::PowerOff));
         let words = vcpus.last_words();
         assert_eq!(words.lines().count(), 4);
-        assert!(words.contains("vcpu 3: scripted 3; last exits: MmioRead@pl011(0x18)"));
+        assert!(words.contains("vcpu 2: scripted 2; last exits: MmioRead@pl011(0x18)"));
         assert!(vcpus.exit_counts()[0].1 >= 3);
     }
 
