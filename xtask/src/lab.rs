@@ -14,8 +14,10 @@
 mod arguments;
 mod initrd;
 mod qemu;
+mod test;
 
 pub(crate) use arguments::Arguments;
+pub(crate) use test::{Engine, Test};
 
 use anyhow::{Context as _, bail};
 use qemu::{Qemu, Timed};

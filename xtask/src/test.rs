@@ -43,7 +43,12 @@ impl Test {
         if !self.without_vm {
             step("packaged kernel", || packaged_kernel(shell))?;
         }
-        step("tests", || self.tests(shell))
+        step("tests", || self.tests(shell))?;
+        #[cfg(target_os = "linux")]
+        if !self.without_vm {
+            step("lab", || lab(shell))?;
+        }
+        Ok(())
     }
 
     fn tests(&self, shell: &Shell) -> anyhow::Result<()> {
@@ -95,6 +100,20 @@ fn packaged_kernel(shell: &Shell) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// VMs under our own engines. All tests with two processors, and with other numbers what shows that
+/// they boot, run and end; `cargo xtask lab test` does all with each.
+#[cfg(target_os = "linux")]
+fn lab(shell: &Shell) -> anyhow::Result<()> {
+    use crate::lab::{Engine, Test};
+    for engine in [Engine::Kvm] {
+        Test::some(engine, 2, "vm::").run(shell)?;
+        for cpus in [1, 4] {
+            Test::some(engine, cpus, "vm::basics::").run(shell)?;
+        }
+    }
+    Ok(())
+}
+
 fn lints(shell: &Shell) -> anyhow::Result<()> {
     let deny = ["-D", "warnings"];
     cmd!(
@@ -111,6 +130,15 @@ fn lints(shell: &Shell) -> anyhow::Result<()> {
     )
     .quiet()
     .run()?;
+    // The engines, which are each for one system.
+    for target in [target, "aarch64-apple-darwin"] {
+        cmd!(
+            shell,
+            "cargo clippy --package ringfence --target {target} -- {deny...}"
+        )
+        .quiet()
+        .run()?;
+    }
     Ok(())
 }
 

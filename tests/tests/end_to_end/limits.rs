@@ -69,7 +69,8 @@ fn cpu_time_is_limited(lab: &Lab) {
         let together = if in_a_group(&report) { 1.0 } else { processes };
         let used = report["cpu_ms"].as_f64().unwrap();
         let most = 1000.0 * together + 1000.0;
-        assert!((900.0..most).contains(&used), "{helper:?}: {report}");
+        // The kernel enforces by ticks and reports by clock: on a busy machine they disagree.
+        assert!((500.0..most).contains(&used), "{helper:?}: {report}");
     }
 }
 

@@ -1,9 +1,9 @@
 //! The command line of `cargo xtask lab`.
 
-use super::{Job, Lab, Machine, Outcome, Placed, Report, Stream};
+use super::test::{Test, print};
+use super::{Job, Lab, Machine, Outcome, Placed, Report};
 use anyhow::Context as _;
-use clap::Args;
-use std::io::{self, Write as _};
+use clap::{Args, Subcommand};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -13,7 +13,10 @@ use xshell::Shell;
 const OWN_FAILURE: u8 = 125;
 
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(crate) struct Arguments {
+    #[command(subcommand)]
+    task: Option<Task>,
     /// Processors of the machine
     #[arg(long, value_name = "N", default_value_t = Machine::default().cpus)]
     cpus: u8,
@@ -43,6 +46,12 @@ pub(crate) struct Arguments {
     words: Vec<String>,
 }
 
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Run the end-to-end tests of VMs in the lab, on the engines kvm and hvf
+    Test(Test),
+}
+
 impl Arguments {
     /// Runs the program and returns its exit status.
     pub(crate) fn run(&self, shell: &Shell) -> ExitCode {
@@ -54,6 +63,10 @@ impl Arguments {
     }
 
     fn attempt(&self, shell: &Shell) -> anyhow::Result<u8> {
+        if let Some(Task::Test(test)) = &self.task {
+            test.run(shell)?;
+            return Ok(0);
+        }
         let (program, args) = self.words.split_first().context("no program")?;
         let started = Instant::now();
         let lab = Lab::prepare(shell, self.image.as_deref())?;
@@ -84,18 +97,6 @@ impl Arguments {
         }
         Ok(report.outcome.code())
     }
-}
-
-/// Passes the program's output on, unchanged and at once.
-fn print(stream: Stream, bytes: &[u8]) -> anyhow::Result<()> {
-    match stream {
-        Stream::Stdout => {
-            let mut stdout = io::stdout().lock();
-            stdout.write_all(bytes).and_then(|()| stdout.flush())
-        }
-        Stream::Stderr => io::stderr().lock().write_all(bytes),
-    }
-    .context("cannot print what the lab's program printed")
 }
 
 fn explain(prepared: Duration, report: &Report) {

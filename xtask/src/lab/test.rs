@@ -1,0 +1,246 @@
+//! `cargo xtask lab test`: the end-to-end tests in the lab, on the engines of our own.
+//!
+//! Each engine with each number of processors is a lab of its own, so that one which hangs or
+//! breaks its machine takes no other along.
+
+use super::{Job, Lab, Machine, Outcome, Placed, Stream};
+use anyhow::{Context as _, ensure};
+use clap::{Args, ValueEnum};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use xshell::{Shell, cmd};
+
+const TARGET: &str = "aarch64-unknown-linux-musl";
+
+/// Until a lab is killed. A suite takes some five minutes of an idle machine.
+const PATIENCE: Duration = Duration::from_secs(40 * 60);
+
+/// Memory of a lab, in MiB: files are in memory there, and guests.
+const MEMORY: u32 = 4096;
+
+/// The engines that run on the lab's KVM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Engine {
+    /// KVM as it is.
+    Kvm,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Test {
+    /// Only these engines
+    #[arg(long, value_enum, value_delimiter = ',', default_values = ["kvm"])]
+    engines: Vec<Engine>,
+    /// Only guests with these numbers of processors
+    #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [1, 2, 4])]
+    cpus: Vec<u8>,
+    /// Guest image [default: the one in the user's cache]
+    #[arg(long, value_name = "DIR")]
+    image: Option<PathBuf>,
+    /// Only tests whose names contain this
+    #[arg(default_value = "vm::")]
+    filter: String,
+}
+
+impl Test {
+    /// Some tests on one engine.
+    pub(crate) fn some(engine: Engine, cpus: u8, filter: &str) -> Self {
+        Self {
+            engines: vec![engine],
+            cpus: vec![cpus],
+            image: None,
+            filter: filter.into(),
+        }
+    }
+
+    /// Runs the tests everywhere, and fails if one of them has.
+    pub(crate) fn run(&self, shell: &Shell) -> anyhow::Result<()> {
+        let lab = Lab::prepare(shell, self.image.as_deref())?;
+        let programs = Programs::build(shell)?;
+        let mut failed = Vec::new();
+        for &engine in &self.engines {
+            for &cpus in &self.cpus {
+                let name = format!("{} with {cpus} processors", engine.name());
+                eprintln!("-- {name}");
+                let started = Instant::now();
+                let outcome = self.run_in(&lab, &programs, engine, cpus)?;
+                let seconds = started.elapsed().as_secs_f64();
+                eprintln!("-- {name}: {outcome:?} after {seconds:.1} s");
+                if outcome.code() != 0 {
+                    failed.push(name);
+                }
+            }
+        }
+        ensure!(failed.is_empty(), "tests failed on {}", failed.join(", "));
+        Ok(())
+    }
+
+    fn run_in(
+        &self,
+        lab: &Lab,
+        programs: &Programs,
+        engine: Engine,
+        cpus: u8,
+    ) -> anyhow::Result<Outcome> {
+        let variable = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let job = Job {
+            program: programs.tests.display().to_string(),
+            args: vec![self.filter.clone()],
+            env: vec![
+                variable("RINGFENCE_BIN", "/lab/ringfence"),
+                variable("RINGFENCE_PROBE_AARCH64", "/lab/ringfence-probe"),
+                variable("RINGFENCE_TEST_ENGINE", engine.name()),
+                variable("RINGFENCE_TEST_CPUS", &cpus.to_string()),
+                variable("RINGFENCE_TEST_REQUIRE_VM", "1"),
+            ],
+            files: programs.files.clone(),
+            ordinary_user: false,
+        };
+        let machine = Machine {
+            cpus: cpus.max(2),
+            memory: MEMORY,
+            timeout: PATIENCE,
+            verbose: false,
+        };
+        let mut ran = Ran::default();
+        let report = lab.run(&job, &machine, |stream, bytes| {
+            ran.look(bytes);
+            print(stream, bytes)
+        })?;
+        // A filter that fits nothing, or a suite that skips all, is no success.
+        ensure!(
+            ran.passed() || report.outcome.code() != 0,
+            "no test has run in the lab; is {:?} in any name?",
+            self.filter
+        );
+        if report.outcome == Outcome::TimedOut {
+            eprintln!("the lab's console ends with:\n{}", report.console);
+        }
+        Ok(report.outcome)
+    }
+}
+
+impl Engine {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Kvm => "kvm",
+        }
+    }
+}
+
+/// Whether tests have run, by what they print.
+#[derive(Debug, Default)]
+struct Ran(String);
+
+impl Ran {
+    fn look(&mut self, bytes: &[u8]) {
+        self.0.push_str(&String::from_utf8_lossy(bytes));
+    }
+
+    fn passed(&self) -> bool {
+        let mut results = self.0.lines().filter_map(|line| {
+            let (_, rest) = line.split_once("test result: ok. ")?;
+            rest.split(' ').next()?.parse::<u32>().ok()
+        });
+        results.any(|passed| passed > 0)
+    }
+}
+
+/// What the tests in the lab consist of.
+#[derive(Debug)]
+struct Programs {
+    tests: PathBuf,
+    files: Vec<Placed>,
+}
+
+impl Programs {
+    fn build(shell: &Shell) -> anyhow::Result<Self> {
+        cmd!(
+            shell,
+            "cargo build --quiet --release --package ringfence-cli --no-default-features --target {TARGET}"
+        )
+        .quiet()
+        .run()?;
+        cmd!(
+            shell,
+            "cargo build --quiet --package ringfence-probe --target {TARGET}"
+        )
+        .quiet()
+        .run()?;
+        let built = crate::demo::target_directory(shell)?.join(TARGET);
+        let mut files = vec![
+            placed(built.join("release/ringfence"))?,
+            placed(built.join("debug/ringfence-probe"))?,
+        ];
+        // The tests find these where they were compiled.
+        let programs = shell.current_dir().join("tests/programs");
+        for path in shell.read_dir(&programs)? {
+            let destination = path.to_str().context("a path that is no UTF-8")?.to_owned();
+            files.push(Placed {
+                source: path,
+                destination,
+            });
+        }
+        Ok(Self {
+            tests: tests(shell)?,
+            files,
+        })
+    }
+}
+
+fn placed(source: PathBuf) -> anyhow::Result<Placed> {
+    let destination = super::arguments::default_destination(&source)?;
+    Ok(Placed {
+        source,
+        destination,
+    })
+}
+
+/// Compiles the tests and finds the program, whose name has a digest in it.
+fn tests(shell: &Shell) -> anyhow::Result<PathBuf> {
+    let messages = cmd!(
+        shell,
+        "cargo test --quiet --package ringfence-tests --test end_to_end --no-run --target {TARGET} --message-format json"
+    )
+    .quiet()
+    .read()?;
+    let mut found = messages.lines().filter_map(|line| {
+        let message: serde_json::Value = serde_json::from_str(line).ok()?;
+        let is_it = message["target"]["name"] == "end_to_end";
+        let path = message["executable"].as_str().filter(|_| is_it)?;
+        Some(Path::new(path).to_owned())
+    });
+    found.next().context("cargo names no program of the tests")
+}
+
+/// Passes the program's output on, unchanged and at once.
+pub(super) fn print(stream: Stream, bytes: &[u8]) -> anyhow::Result<()> {
+    match stream {
+        Stream::Stdout => {
+            let mut stdout = io::stdout().lock();
+            stdout.write_all(bytes).and_then(|()| stdout.flush())
+        }
+        Stream::Stderr => io::stderr().lock().write_all(bytes),
+    }
+    .context("cannot print what the lab's program printed")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_suite_without_tests_is_noticed() {
+        let passed = |text: &str| {
+            let mut ran = Ran::default();
+            ran.look(text.as_bytes());
+            ran.passed()
+        };
+        assert!(passed(
+            "test a ... ok\n\ntest result: ok. 12 passed; 0 failed\n"
+        ));
+        assert!(!passed("test result: ok. 0 passed; 0 failed; 0 ignored\n"));
+        assert!(!passed("test result: FAILED. 3 passed; 1 failed\n"));
+        assert!(!passed(""));
+    }
+}
