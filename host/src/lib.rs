@@ -67,3 +67,6 @@ pub use ringfence_protocol::{
 };
 pub use sandbox::{Engine, Isolation, Sandbox, SandboxBuilder, UnknownName};
 pub use stdio::Stdio;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub use vmm::fuzzing;

@@ -30,6 +30,8 @@
 mod board;
 mod console;
 mod devices;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 #[cfg_attr(
     not(any(test, all(target_os = "macos", target_arch = "aarch64"))),
     expect(dead_code, reason = "the framework is on Macs only")

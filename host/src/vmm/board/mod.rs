@@ -14,6 +14,8 @@ mod fdt;
 pub(crate) mod kernel;
 pub(crate) mod layout;
 mod memory;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod misbehave;
 #[cfg(test)]
 mod tests;
 
@@ -29,6 +31,10 @@ use vm_memory::{Bytes, GuestAddress};
 
 /// Room for the device tree, and the alignment of what is around it, in bytes.
 const TREE_ROOM: u64 = 2 << 20;
+
+/// Kernel and initramfs must lie within so many bytes from a multiple of 1 GiB, and memory begins at
+/// one.
+const WINDOW: u64 = 32 << 30;
 
 /// A guest's memory, ready to run.
 #[derive(Debug)]
@@ -110,6 +116,16 @@ pub(crate) enum BoardError {
         /// Bytes of memory.
         memory: u64,
     },
+    /// There is room, but Linux would not find the initramfs.
+    #[error(
+        "the guest's kernel and initramfs end {} KiB behind the 32 GiB that Linux takes them from; \
+         take smaller ones",
+        over.div_ceil(1 << 10)
+    )]
+    TooFar {
+        /// By how many bytes.
+        over: u64,
+    },
     /// The device tree cannot be written.
     #[error("cannot write the guest's device tree; is a kernel argument odd or very long?")]
     Tree(#[from] vm_fdt::Error),
@@ -159,6 +175,10 @@ impl Placement {
             TREE_ROOM,
         )?;
         let initramfs = within("initramfs", fdt.end, initramfs)?;
+        let used = initramfs.end.saturating_sub(memory.start);
+        if let Some(over @ 1..) = used.checked_sub(WINDOW) {
+            return Err(BoardError::TooFar { over });
+        }
         Ok(Self {
             kernel,
             fdt,

@@ -164,6 +164,26 @@ fn what_does_not_fit_is_said() {
     archive.load(LEAST_MEMORY + MEMORY_GRANULE).unwrap();
 }
 
+/// Found by the fuzz target `device_tree`: such a kernel fits into the memory of the largest guests.
+#[test]
+fn an_initramfs_beyond_32_gib_is_refused() {
+    let layout = Layout::new(MOST_MEMORY, 1).unwrap();
+    let place = |image_size, archive| {
+        let text_offset = 0;
+        let header = Header {
+            text_offset,
+            image_size,
+        };
+        Placement::new(&layout, header, archive)
+    };
+    let most = WINDOW - 2 * TREE_ROOM;
+    place(TREE_ROOM, most).unwrap();
+    for (image_size, archive) in [(TREE_ROOM, most + 1), (WINDOW - TREE_ROOM, 1)] {
+        let error = place(image_size, archive).unwrap_err();
+        assert!(matches!(error, BoardError::TooFar { over: 1 }), "{error}");
+    }
+}
+
 #[test]
 fn files_that_are_none_are_named() {
     let good = files(image(64, 64, 0), Vec::new());
@@ -204,5 +224,15 @@ proptest! {
             prop_assert!(placement.initramfs.end <= memory.end);
             prop_assert_eq!(placement.kernel.end - placement.kernel.start, image_size);
         }
+    }
+
+    #[test]
+    fn any_kernel_is_judged(data in prop::collection::vec(any::<u8>(), 0..200)) {
+        misbehave::kernel_image(&data);
+    }
+
+    #[test]
+    fn any_guest_is_placed_or_refused(data in prop::collection::vec(any::<u8>(), 0..200)) {
+        misbehave::device_tree(&data);
     }
 }

@@ -27,10 +27,14 @@
 )]
 
 pub(crate) mod bus;
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod misbehave;
 pub(crate) mod pl011;
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "the tests use more of it than the fuzz targets")
+)]
 pub(crate) mod testing;
 pub(crate) mod virtio;
 

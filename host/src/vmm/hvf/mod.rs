@@ -28,10 +28,18 @@ mod apple;
 pub(crate) mod contract;
 pub(crate) mod doorbell;
 mod idle;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod misbehave;
 mod psci;
 mod run;
 mod syndrome;
 mod sysreg;
+#[cfg(any(test, feature = "fuzzing"))]
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "the tests use more of it than the fuzz targets")
+)]
+mod testing;
 #[cfg(test)]
 mod tests;
 

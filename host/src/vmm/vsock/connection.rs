@@ -174,7 +174,7 @@ impl Connection {
     }
 
     /// Bytes of the guest's that wait for the host program.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(super) fn held(&self) -> usize {
         self.backlog.len()
     }

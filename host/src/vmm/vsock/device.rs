@@ -49,7 +49,7 @@ pub(super) const BUDGET: usize = 512;
 pub(crate) const BELL: Token = Token(0);
 
 /// Ports for connections that the host opens, away from those that people choose.
-const FIRST_PORT: u32 = 1 << 30;
+pub(super) const FIRST_PORT: u32 = 1 << 30;
 const LAST_PORT: u32 = (1 << 31) - 1;
 
 /// See the module's documentation.

@@ -12,7 +12,7 @@ use std::fmt;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -115,6 +115,20 @@ impl VsockHost {
     /// `ConnectionRefused` when the guest says no, `ConnectionReset` when it broke the protocol or
     /// its driver was reset, `NotConnected` when the device is gone or goes, `TimedOut`, `QuotaExceeded` when there are too many connections.
     pub(crate) fn connect(&self, port: u32, timeout: Duration) -> io::Result<UnixStream> {
+        let (answer, ticket) = self.request(port)?;
+        match answer.recv_timeout(timeout) {
+            Ok(result) => result,
+            Err(RecvTimeoutError::Disconnected) => Err(io::ErrorKind::NotConnected.into()),
+            Err(RecvTimeoutError::Timeout) => {
+                // An answer that arrives just now is dropped with its channel.
+                self.cancel(ticket)?;
+                Err(io::ErrorKind::TimedOut.into())
+            }
+        }
+    }
+
+    /// Asks for a connection: where the answer will be, and the ticket to cancel it with.
+    pub(super) fn request(&self, port: u32) -> io::Result<(Receiver<io::Result<UnixStream>>, u64)> {
         let port = Port::new(port).ok_or(io::ErrorKind::InvalidInput)?;
         let (socket, stream) = socket::pair()?;
         let (reply, answer) = sync_channel(1);
@@ -129,15 +143,12 @@ impl VsockHost {
             socket,
             opening,
         })?;
-        match answer.recv_timeout(timeout) {
-            Ok(result) => result,
-            Err(RecvTimeoutError::Disconnected) => Err(io::ErrorKind::NotConnected.into()),
-            Err(RecvTimeoutError::Timeout) => {
-                // An answer that arrives just now is dropped with its channel.
-                self.shared.wish(Wish::Cancel { ticket })?;
-                Err(io::ErrorKind::TimedOut.into())
-            }
-        }
+        Ok((answer, ticket))
+    }
+
+    /// Nobody waits for the answer any more.
+    pub(super) fn cancel(&self, ticket: u64) -> io::Result<()> {
+        self.shared.wish(Wish::Cancel { ticket })
     }
 
     /// Passes connections of the guest to `port` of the host to `accept` until the returned value

@@ -28,11 +28,19 @@ mod connection;
 mod credit;
 mod device;
 mod host;
+#[cfg(any(all(test, target_os = "linux"), feature = "fuzzing"))]
+pub(crate) mod misbehave;
 mod mmio;
 mod packet;
 mod poll;
 mod rings;
 mod socket;
+#[cfg(any(all(test, target_os = "linux"), feature = "fuzzing"))]
+#[cfg_attr(
+    not(all(test, target_os = "linux")),
+    expect(dead_code, reason = "the tests use more of it than the fuzz targets")
+)]
+mod testing;
 #[cfg(all(test, target_os = "linux"))]
 mod tests;
 #[cfg(target_os = "linux")]

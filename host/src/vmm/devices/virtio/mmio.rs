@@ -34,7 +34,7 @@ use vm_memory::{GuestAddress, GuestMemory, Permissions};
 pub(crate) const WINDOW: u64 = 0x200;
 
 /// Where drivers write the index of a ring to notify; a word.
-#[cfg(any(test, target_os = "linux"))]
+#[cfg(any(test, feature = "fuzzing", target_os = "linux"))]
 pub(crate) const QUEUE_NOTIFY: u64 = 0x50;
 
 /// "virt".

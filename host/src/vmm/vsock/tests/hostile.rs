@@ -3,7 +3,7 @@
 use super::super::credit::BUF_ALLOC;
 use super::super::device::MOST_REPLIES;
 use super::super::packet::{Header, Operation, Shutdown, SocketType};
-use super::guest::{Guest, MEMORY, NEXT, SIZE, TX_BUFFERS, WRITE};
+use super::super::testing::{Guest, MEMORY, NEXT, SIZE, TX_BUFFERS, WRITE};
 use super::{connect, opened_by_guest};
 use crate::vmm::devices::virtio::chain::MOST_PIECES;
 use std::io::{self, Read};
@@ -164,7 +164,7 @@ fn check_chain(what: &str, descriptors: &[(u64, u32, u16, u16)], delivered: &[u8
     let mut stream = opened_by_guest(&mut guest, 1, 2);
     let mut header = Guest::header(Operation::RW, 1, 2);
     header.len = 8;
-    let at = TX_BUFFERS + 50 * super::guest::TX_BUFFER;
+    let at = TX_BUFFERS + 50 * super::super::testing::TX_BUFFER;
     guest
         .mem
         .write_slice(&header.encode(), GuestAddress(at))

@@ -5,12 +5,10 @@
     clippy::indexing_slicing,
     clippy::cast_possible_truncation,
     clippy::unwrap_used,
-    clippy::expect_used,
     clippy::panic,
     reason = "tests may fail"
 )]
 
-mod guest;
 mod hostile;
 mod random;
 mod streams;
@@ -18,7 +16,7 @@ mod transport;
 
 use super::host::Refused;
 use super::packet::{Header, Operation};
-use guest::Guest;
+use super::testing::Guest;
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{Receiver, sync_channel};

@@ -4,7 +4,7 @@ use super::super::credit::BUF_ALLOC;
 use super::super::device::MOST_CONNECTIONS;
 use super::super::host::Refused;
 use super::super::packet::{Operation, Shutdown};
-use super::guest::Guest;
+use super::super::testing::Guest;
 use super::{LONG, connect, listen, opened_by_guest, opened_by_host};
 use sha2::{Digest, Sha256};
 use std::io::{self, Read, Write};

@@ -2,7 +2,7 @@
 
 use super::super::mmio::Vsock;
 use super::super::packet::{GuestCid, Header, Operation};
-use super::guest::{CID, Guest};
+use super::super::testing::{CID, Guest};
 use super::{LONG, Refused};
 use crate::vmm::devices::testing::{BUFFERS, Driver};
 use crate::vmm::vsock::VsockHost;

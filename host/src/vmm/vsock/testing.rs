@@ -1,10 +1,18 @@
 //! A guest's driver, small enough to be read and free to misbehave: real rings in real guest
 //! memory, packets by hand.
 
-use super::super::device::{BELL, Device};
-use super::super::host::VsockHost;
-use super::super::packet::{GuestCid, HOST_CID, Header, Operation, Shutdown, SocketType};
-use super::super::poll::{MioPoller, Readiness, Token};
+#![expect(
+    clippy::arithmetic_side_effects,
+    clippy::cast_possible_truncation,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "tests may fail"
+)]
+
+use super::device::{BELL, Device};
+use super::host::VsockHost;
+use super::packet::{GuestCid, HOST_CID, Header, Operation, Shutdown, SocketType};
+use super::poll::{MioPoller, Readiness, Token};
 use std::collections::VecDeque;
 use std::time::Duration;
 use virtio_queue::{Queue, QueueT};
