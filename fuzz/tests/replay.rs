@@ -5,24 +5,11 @@ mod meter;
 mod mutator;
 
 use mutator::Mutator;
+use ringfence_fuzz::{TARGETS, Target};
+use std::collections::BTreeSet;
 use std::fs;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::PathBuf;
-
-type Target = fn(&[u8]);
-
-const TARGETS: &[(&str, Target)] = &[("decode_frame", ringfence_fuzz::decode_frame)];
-
-/// Mutated inputs per target.
-const MUTATIONS: u32 = 20_000;
-
-/// Bytes of memory at one time that an input may cost per byte of its own: the smallest element of
-/// a list takes one byte on the wire and 64 in memory, a growing vector holds two copies, and a
-/// value is compared with its second decoding.
-const MEMORY_PER_BYTE: usize = 512;
-
-/// Memory that any input may cost.
-const MEMORY_BASE: usize = 16 << 10;
 
 fn folder(target: &str) -> PathBuf {
     [env!("CARGO_MANIFEST_DIR"), "corpus", target]
@@ -46,46 +33,71 @@ fn corpus(target: &str) -> Vec<(String, Vec<u8>)> {
 }
 
 /// Runs one input and reports it whole when the target fails.
-fn run(target: &str, body: Target, what: &str, input: &[u8]) {
+fn run(target: &Target, what: &str, input: &[u8]) {
+    let Target { name, body, .. } = target;
     let outcome = panic::catch_unwind(AssertUnwindSafe(|| meter::peak(|| body(input))));
     let hex: String = input.iter().map(|byte| format!("{byte:02x}")).collect();
     match outcome {
         Ok(peak) => {
-            let allowed = MEMORY_BASE + MEMORY_PER_BYTE * input.len();
+            let allowed = target.memory + target.memory_per_byte * input.len();
             assert!(
                 peak <= allowed,
-                "{target}: {what} costs {peak} bytes of memory: {hex}"
+                "{name}: {what} costs {peak} bytes of memory: {hex}"
             );
         }
-        Err(_) => panic!("{target}: {what} panics; add it to the corpus: {hex}"),
+        Err(_) => panic!("{name}: {what} panics; add it to the corpus: {hex}"),
     }
 }
 
 #[test]
 fn every_target_survives_its_corpus() {
-    for (target, body) in TARGETS {
-        for (name, input) in corpus(target) {
-            run(target, *body, &name, &input);
+    for target in TARGETS {
+        for (name, input) in corpus(target.name) {
+            run(target, &name, &input);
         }
     }
 }
 
 #[test]
 fn every_target_survives_mutations_of_its_corpus() {
-    for (target, body) in TARGETS {
-        let seeds = corpus(target).into_iter().map(|(_, input)| input).collect();
-        let mut mutator = Mutator::new(seeds);
-        for round in 0..MUTATIONS {
+    for target in TARGETS {
+        let seeds = corpus(target.name).into_iter().map(|(_, input)| input);
+        let mut mutator = Mutator::new(seeds.collect(), target.has_length);
+        for round in 0..target.mutations {
             let input = mutator.next();
-            run(target, *body, &format!("mutation {round}"), &input);
+            run(target, &format!("mutation {round}"), &input);
         }
     }
+}
+
+/// Entry points, targets and corpora are the same set, so that nothing is left out of any.
+#[test]
+fn every_target_has_an_entry_point_and_a_corpus() {
+    let names = |folder: &str| {
+        let folder = [env!("CARGO_MANIFEST_DIR"), folder]
+            .iter()
+            .collect::<PathBuf>();
+        let entries = fs::read_dir(folder).unwrap();
+        let name = |entry: std::io::Result<fs::DirEntry>| {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            name.trim_end_matches(".rs").to_owned()
+        };
+        entries.map(name).collect::<BTreeSet<_>>()
+    };
+    let targets: BTreeSet<_> = TARGETS
+        .iter()
+        .map(|target| target.name.to_owned())
+        .collect();
+    assert_eq!(names("fuzz_targets"), targets);
+    assert_eq!(names("corpus"), targets);
 }
 
 /// A frame of the largest size, filled with what costs the decoder most: lists of empty elements.
 #[test]
 fn the_largest_frames_cost_memory_in_proportion() {
     use ringfence_protocol::frame::MAX_FRAME;
+    let decoder = TARGETS.iter().find(|target| target.name == "decode_frame");
+    let decoder = decoder.unwrap();
     for variant in 0..9_u8 {
         for filler in [0, 1, 0x7f, 0xff] {
             let mut input = u32::try_from(MAX_FRAME).unwrap().to_le_bytes().to_vec();
@@ -93,7 +105,7 @@ fn the_largest_frames_cost_memory_in_proportion() {
             input.extend([variant, 0, 0xf0, 0xff, 0x3f]);
             input.resize(4 + MAX_FRAME, filler);
             let what = format!("a full frame of variant {variant} with {filler}");
-            let allowed = MEMORY_BASE + MEMORY_PER_BYTE * input.len();
+            let allowed = decoder.memory + decoder.memory_per_byte * input.len();
             let peak = meter::peak(|| ringfence_fuzz::decode_frame(&input));
             assert!(peak <= allowed, "{what} costs {peak} bytes of memory");
         }

@@ -23,13 +23,15 @@ const NOTABLE: &[&[u8]] = &[
 pub struct Mutator {
     random: fastrand::Rng,
     seeds: Vec<Vec<u8>>,
+    has_length: bool,
 }
 
 impl Mutator {
-    pub fn new(seeds: Vec<Vec<u8>>) -> Self {
+    pub fn new(seeds: Vec<Vec<u8>>, has_length: bool) -> Self {
         Self {
             random: fastrand::Rng::with_seed(0x5eed),
             seeds,
+            has_length,
         }
     }
 
@@ -41,7 +43,7 @@ impl Mutator {
             input.truncate(LONGEST);
         }
         // Otherwise nearly every input would fail at its length and never reach the values.
-        if self.random.u8(..4) != 0 {
+        if self.has_length && self.random.u8(..4) != 0 {
             fix_header(&mut input);
         }
         input
