@@ -30,6 +30,13 @@ const CONSOLE: usize = 64 << 10;
 /// Bytes of error messages that are kept.
 const STDERR: usize = 16 << 10;
 
+/// Files that get a copy of the beginning of what a process prints.
+#[derive(Debug, Default)]
+pub(super) struct Logs {
+    pub(super) console: Option<File>,
+    pub(super) errors: Option<File>,
+}
+
 /// A running process, killed when this is dropped.
 #[derive(Debug)]
 pub(super) struct Process {
@@ -66,18 +73,17 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Process {
     /// Starts `command`, whose standard input is set, with its standard output as the console. The
-    /// `inherited` descriptors keep their
-    /// numbers in the process and are closed here. Once the process has ended and
-    /// [`exit`](Self::exit) says so, `after` is called.
+    /// `inherited` descriptors keep their numbers in the process and are closed here. Once the
+    /// process has ended and [`exit`](Self::exit) says so, `after` is called.
     pub(super) fn spawn(
         command: Command,
         inherited: Vec<OwnedFd>,
-        console_log: Option<File>,
+        logs: Logs,
         after: impl FnOnce() + Send + 'static,
     ) -> io::Result<Self> {
         let shared = Arc::new(Shared {
-            console: Tail::new(CONSOLE, console_log),
-            stderr: Tail::new(STDERR, None),
+            console: Tail::new(CONSOLE, logs.console),
+            stderr: Tail::new(STDERR, logs.errors),
             outcome: Mutex::default(),
             ended: Condvar::new(),
         });

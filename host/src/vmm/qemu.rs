@@ -13,7 +13,7 @@
 //! - `console=ttyAMA0` with `quiet`: every printed character is an exit; a kernel that says nothing
 //!   but its last words costs nothing.
 
-use super::process::Process;
+use super::process::{Logs, Process};
 use super::vsock::{GuestCid, Refused, VhostUser, VsockHost};
 use super::worker::is_executable;
 use super::{Booted, Exit, Machine, MachineConfig, MachineError};
@@ -135,7 +135,11 @@ fn attempt(config: &MachineConfig, qemu: &Path, sandbox: bool) -> Result<Booted,
         .map(File::try_clone)
         .transpose()
         .map_err(system("share the console's log file"))?;
-    let process = Process::spawn(command, vec![socket], console_log, move || {
+    let logs = Logs {
+        console: console_log,
+        errors: None,
+    };
+    let process = Process::spawn(command, vec![socket], logs, move || {
         // The guest is gone and says so: now its streams end, and whoever waits for one is told.
         drop(vsock);
         let _ = events.try_send(Event::Ended);

@@ -2,12 +2,12 @@
 
 use super::wire::{self, Record};
 use super::{Job, Status};
-use crate::vmm::process::Process;
+use crate::vmm::process::{Logs, Process};
 use crate::vmm::{Booted, Exit, Machine, MachineConfig, MachineError};
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -40,14 +40,18 @@ pub(crate) fn boot(
     command
         .args(job.arguments())
         .stdin(Stdio::from(OwnedFd::from(theirs)));
-    command
-        .env_clear()
-        .envs(std::env::var_os(super::DEBUG).map(|value| (super::DEBUG, value)));
+    command.env_clear();
+    let mut logs = Logs::default();
+    if let Some(value) = std::env::var_os(super::DEBUG) {
+        command.env(super::DEBUG, value);
+        let stderr = io::stderr().as_fd().try_clone_to_owned();
+        logs.errors = stderr.ok().map(File::from);
+    }
     let console_log = config.console_log.as_ref().map(File::try_clone).transpose();
-    let console_log = console_log.map_err(system("share the console's log file"))?;
+    logs.console = console_log.map_err(system("share the console's log file"))?;
     let (ready, readiness) = sync_channel(1);
     let gone = ready.clone();
-    let process = Process::spawn(command, Vec::new(), console_log, move || {
+    let process = Process::spawn(command, Vec::new(), logs, move || {
         let _ = gone.try_send(None);
     })
     .map_err(system("start the worker"))?;

@@ -33,7 +33,8 @@ use std::time::Duration;
 /// The subcommand that makes the `ringfence` command a worker.
 pub(crate) const COMMAND: &str = "vm-worker";
 
-/// With this in the environment, a worker tells what happens until its guest is ready.
+/// With this in the environment, a worker tells on standard error what happens until its guest is
+/// ready.
 pub(crate) const DEBUG: &str = "RINGFENCE_DEBUG";
 
 /// How a worker ended: its exit status.
