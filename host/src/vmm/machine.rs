@@ -227,7 +227,10 @@ fn open(
         "kvm" => Ok(Box::new(
             super::kvm::KvmVm::new(layout, memory).map_err(EngineError::from)?,
         )),
-        #[cfg(all(target_os = "macos", target_arch = "aarch64"))]
+        #[cfg(any(
+            all(target_os = "macos", target_arch = "aarch64"),
+            all(feature = "hvf-over-kvm", target_os = "linux", target_arch = "aarch64")
+        ))]
         "hvf" => Ok(Box::new(
             super::hvf::HvfVm::new(layout, memory).map_err(EngineError::from)?,
         )),

@@ -33,7 +33,11 @@ mod devices;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 #[cfg_attr(
-    not(any(test, all(target_os = "macos", target_arch = "aarch64"))),
+    not(any(
+        test,
+        all(target_os = "macos", target_arch = "aarch64"),
+        all(feature = "hvf-over-kvm", target_os = "linux", target_arch = "aarch64")
+    )),
     expect(dead_code, reason = "the framework is on Macs only")
 )]
 mod hvf;
@@ -107,9 +111,15 @@ pub(crate) fn kvm_problem() -> Option<String> {
 
 /// Why there is no Hypervisor.framework for us here.
 pub(crate) fn hvf_problem() -> Option<String> {
-    #[cfg(all(target_os = "macos", target_arch = "aarch64"))]
+    #[cfg(any(
+        all(target_os = "macos", target_arch = "aarch64"),
+        all(feature = "hvf-over-kvm", target_os = "linux", target_arch = "aarch64")
+    ))]
     return hvf::problem();
-    #[cfg(not(all(target_os = "macos", target_arch = "aarch64")))]
+    #[cfg(not(any(
+        all(target_os = "macos", target_arch = "aarch64"),
+        all(feature = "hvf-over-kvm", target_os = "linux", target_arch = "aarch64")
+    )))]
     Some("engine hvf is for macOS on Apple silicon".into())
 }
 

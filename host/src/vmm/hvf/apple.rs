@@ -318,7 +318,7 @@ impl Hypervisor for HvfVm {
             let vm = Arc::clone(&vm);
             Ok(AppleVcpu { vcpu, vm })
         };
-        super::start_vcpus(vcpus, bus, start, &self.doorbells, create)
+        super::start_vcpus(vcpus, bus, start, &self.doorbells, create, || Ok(()))
     }
 }
 

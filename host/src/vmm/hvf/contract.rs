@@ -69,6 +69,14 @@ pub(crate) enum HvExit {
     /// Somebody cancelled it.
     Canceled,
     /// The virtual timer expired.
+    #[cfg_attr(
+        all(
+            feature = "hvf-over-kvm",
+            target_os = "linux",
+            not(any(test, feature = "fuzzing"))
+        ),
+        expect(dead_code, reason = "KVM keeps the timer to itself")
+    )]
     VtimerActivated,
     /// The guest did what the hypervisor does not do for it.
     Exception {

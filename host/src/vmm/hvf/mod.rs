@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`contract`] | the framework's rules for one processor, as a trait |
 //! | `apple` | the trait on the framework itself, on Macs |
+//! | `over_kvm` | the trait on KVM, for the lab |
 //! | `run` | the loop of one processor over that trait |
 //! | `idle` | what it does while the guest waits |
 //! | `syndrome` | why the guest exited, decoded |
@@ -30,6 +31,8 @@ pub(crate) mod doorbell;
 mod idle;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod misbehave;
+#[cfg(all(feature = "hvf-over-kvm", target_os = "linux", target_arch = "aarch64"))]
+mod over_kvm;
 mod psci;
 mod run;
 mod syndrome;
@@ -45,6 +48,8 @@ mod tests;
 
 #[cfg(all(target_os = "macos", target_arch = "aarch64"))]
 pub(crate) use apple::{HvfVm, problem};
+#[cfg(all(feature = "hvf-over-kvm", target_os = "linux", target_arch = "aarch64"))]
+pub(crate) use over_kvm::{OverKvm as HvfVm, problem};
 
 use super::devices::bus::Bus;
 use super::machine::{EngineError, Start};
@@ -66,7 +71,7 @@ impl From<HvError> for EngineError {
 }
 
 /// Creates the processors of a machine, each on its thread and in the order of their numbers, and
-/// lets them run. Devices' lines ring `doorbells`, of which there is one for each processor.
+/// lets them run once all are there and `complete` has been called. Devices' lines ring `doorbells`, of which there is one for each processor.
 ///
 /// # Errors
 /// The first of `create`, of the framework or of the operating system. No thread is left.
@@ -76,6 +81,7 @@ pub(crate) fn start_vcpus<V: HvVcpu>(
     start: Start,
     doorbells: &Arc<Doorbells>,
     create: impl Fn(u8) -> Result<V, HvError> + Send + Sync + 'static,
+    complete: impl FnOnce() -> Result<(), EngineError>,
 ) -> Result<VcpuThreads, EngineError> {
     let shared = Shared {
         bus: Arc::clone(bus),
@@ -91,5 +97,5 @@ pub(crate) fn start_vcpus<V: HvVcpu>(
         let vcpu = HvfVcpu::new(index, vcpu, shared.clone(), entry)?;
         Ok::<_, EngineError>(vcpu)
     };
-    VcpuThreads::start(vcpus, create, || Ok(()))
+    VcpuThreads::start(vcpus, create, complete)
 }

@@ -1,5 +1,7 @@
 //! Engine `kvm`: KVM on an arm64 Linux machine, with its GICv3, timers and PSCI.
 
+pub(super) mod kick;
+pub(super) mod registers;
 mod vcpu;
 
 use super::board::layout::Layout;
@@ -14,7 +16,7 @@ use kvm_bindings::{
     kvm_create_device, kvm_device_attr, kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V3,
     kvm_userspace_memory_region, kvm_vcpu_init,
 };
-use kvm_ioctls::{DeviceFd, IoEventAddress, Kvm, VmFd};
+use kvm_ioctls::{DeviceFd, IoEventAddress, Kvm, VcpuFd, VmFd};
 use std::io;
 use std::sync::Arc;
 use vcpu::KvmVcpu;
@@ -58,7 +60,14 @@ impl From<KvmError> for EngineError {
 }
 
 impl KvmError {
-    fn call<E: Into<io::Error>>(step: &'static str) -> impl FnOnce(E) -> Self {
+    /// The system's number of the cause, or 0.
+    #[cfg(feature = "hvf-over-kvm")]
+    pub(super) fn code(&self) -> u32 {
+        let (Self::Open { source } | Self::Call { source, .. } | Self::Thread(source)) = self;
+        source.raw_os_error().unwrap_or_default().cast_unsigned()
+    }
+
+    pub(super) fn call<E: Into<io::Error>>(step: &'static str) -> impl FnOnce(E) -> Self {
         move |source| Self::Call {
             step,
             source: source.into(),
@@ -106,6 +115,19 @@ impl KvmVm {
             _memory: Arc::clone(memory),
         })
     }
+
+    /// The machine itself, for the adapter.
+    #[cfg(feature = "hvf-over-kvm")]
+    pub(super) const fn fd(&self) -> &Arc<VmFd> {
+        &self.vm
+    }
+
+    /// Lets the interrupt controller work, when all processors are there.
+    pub(super) fn start_gic(&self) -> Result<(), KvmError> {
+        let group = KVM_DEV_ARM_VGIC_GRP_CTRL;
+        set::<u64>(&self.gic, group, KVM_DEV_ARM_VGIC_CTRL_INIT, None)
+            .map_err(KvmError::call("start the interrupt controller"))
+    }
 }
 
 impl Hypervisor for KvmVm {
@@ -132,12 +154,7 @@ impl Hypervisor for KvmVm {
         let vm = Arc::clone(&self.vm);
         let bus = Arc::clone(bus);
         let create = move |index| create_vcpu(&vm, index, &bus, start);
-        let complete = || {
-            let group = KVM_DEV_ARM_VGIC_GRP_CTRL;
-            set::<u64>(&self.gic, group, KVM_DEV_ARM_VGIC_CTRL_INIT, None)
-                .map_err(KvmError::call("start the interrupt controller"))
-        };
-        Ok(VcpuThreads::start(vcpus, create, complete)?)
+        Ok(VcpuThreads::start(vcpus, create, || self.start_gic())?)
     }
 }
 
@@ -206,6 +223,19 @@ fn set<T>(
 }
 
 fn create_vcpu(vm: &VmFd, index: u8, bus: &Arc<Bus>, start: Start) -> Result<KvmVcpu, KvmError> {
+    let fd = create_vcpu_fd(vm, index, index == 0)?;
+    if index == 0 {
+        // The rest is as a reset leaves it: EL1h, interrupts masked, MMU off.
+        for (register, value) in [(registers::PC, start.entry), (registers::x(0), start.fdt)] {
+            registers::set(&fd, register, value)
+                .map_err(KvmError::call("set a processor's register"))?;
+        }
+    }
+    KvmVcpu::new(index, fd, Arc::clone(bus))
+}
+
+/// A processor as after a reset. One that is not on waits for PSCI's `CPU_ON`.
+pub(super) fn create_vcpu_fd(vm: &VmFd, index: u8, is_on: bool) -> Result<VcpuFd, KvmError> {
     let fd = vm
         .create_vcpu(index.into())
         .map_err(KvmError::call("create a processor"))?;
@@ -213,21 +243,13 @@ fn create_vcpu(vm: &VmFd, index: u8, bus: &Arc<Bus>, start: Start) -> Result<Kvm
     vm.get_preferred_target(&mut init)
         .map_err(KvmError::call("choose a processor's model"))?;
     let mut features = 1 << KVM_ARM_VCPU_PSCI_0_2;
-    if index > 0 {
+    if !is_on {
         features |= 1 << KVM_ARM_VCPU_POWER_OFF;
     }
     init.features[0] |= features;
     fd.vcpu_init(&init)
         .map_err(KvmError::call("initialize a processor"))?;
-    let vcpu = KvmVcpu::new(index, fd, Arc::clone(bus))?;
-    if index == 0 {
-        // The rest is as a reset leaves it: EL1h, interrupts masked, MMU off.
-        for (register, value) in [(vcpu::PC, start.entry), (vcpu::x(0), start.fdt)] {
-            vcpu.set_register(register, value)
-                .map_err(KvmError::call("set a processor's register"))?;
-        }
-    }
-    Ok(vcpu)
+    Ok(fd)
 }
 
 /// A line into the interrupt controller.

@@ -29,7 +29,7 @@ where
     let doorbells = Doorbells::new(count);
     let (shared, _) = shared(count);
     let create = move |index| Ok(Scripted::new(script(index)));
-    let threads = start_vcpus(&vcpus, &shared.bus, START, &doorbells, create).unwrap();
+    let threads = start_vcpus(&vcpus, &shared.bus, START, &doorbells, create, || Ok(())).unwrap();
     Machine {
         vcpus,
         doorbells,
@@ -181,7 +181,15 @@ fn a_processor_that_cannot_be_had() {
             2 => Err(HvError { call, code }),
             _ => Ok(Scripted::new(|_| None)),
         };
-        let error = start_vcpus(&vcpus, &shared.bus, START, &shared.doorbells, create).unwrap_err();
+        let error = start_vcpus(
+            &vcpus,
+            &shared.bus,
+            START,
+            &shared.doorbells,
+            create,
+            || Ok(()),
+        )
+        .unwrap_err();
         let error = crate::vmm::machine::StartError::from(error);
         assert_eq!(error.is_denied(), is_denied);
         let text = crate::error::chain(&error);
