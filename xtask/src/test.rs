@@ -105,7 +105,7 @@ fn packaged_kernel(shell: &Shell) -> anyhow::Result<()> {
 #[cfg(target_os = "linux")]
 fn lab(shell: &Shell) -> anyhow::Result<()> {
     use crate::lab::{Engine, Test};
-    for engine in [Engine::Kvm] {
+    for engine in [Engine::Kvm, Engine::Hvf] {
         Test::some(engine, 2, "vm::").run(shell)?;
         for cpus in [1, 4] {
             Test::some(engine, cpus, "vm::basics::").run(shell)?;
@@ -131,10 +131,15 @@ fn lints(shell: &Shell) -> anyhow::Result<()> {
     .quiet()
     .run()?;
     // The engines, which are each for one system.
-    for target in [target, "aarch64-apple-darwin"] {
+    let over_kvm = ["--features", "hvf-over-kvm"];
+    for (target, features) in [
+        (target, &[][..]),
+        (target, &over_kvm),
+        ("aarch64-apple-darwin", &[]),
+    ] {
         cmd!(
             shell,
-            "cargo clippy --package ringfence --target {target} -- {deny...}"
+            "cargo clippy --package ringfence --target {target} {features...} -- {deny...}"
         )
         .quiet()
         .run()?;

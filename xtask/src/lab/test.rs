@@ -13,6 +13,9 @@ use xshell::{Shell, cmd};
 
 const TARGET: &str = "aarch64-unknown-linux-musl";
 
+/// What the command in the lab needs to have.
+const FEATURES: &str = "hvf-over-kvm";
+
 /// Until a lab is killed. A suite takes some five minutes of an idle machine.
 const PATIENCE: Duration = Duration::from_secs(40 * 60);
 
@@ -24,12 +27,14 @@ const MEMORY: u32 = 4096;
 pub(crate) enum Engine {
     /// KVM as it is.
     Kvm,
+    /// Hypervisor.framework's run loop, over an adapter to KVM.
+    Hvf,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Test {
     /// Only these engines
-    #[arg(long, value_enum, value_delimiter = ',', default_values = ["kvm"])]
+    #[arg(long, value_enum, value_delimiter = ',', default_values = ["kvm", "hvf"])]
     engines: Vec<Engine>,
     /// Only guests with these numbers of processors
     #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [1, 2, 4])]
@@ -124,6 +129,7 @@ impl Engine {
     const fn name(self) -> &'static str {
         match self {
             Self::Kvm => "kvm",
+            Self::Hvf => "hvf",
         }
     }
 }
@@ -157,7 +163,7 @@ impl Programs {
     fn build(shell: &Shell) -> anyhow::Result<Self> {
         cmd!(
             shell,
-            "cargo build --quiet --release --package ringfence-cli --no-default-features --target {TARGET}"
+            "cargo build --quiet --release --package ringfence-cli --no-default-features --features {FEATURES} --target {TARGET}"
         )
         .quiet()
         .run()?;

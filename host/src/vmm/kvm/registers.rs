@@ -1,8 +1,8 @@
 //! Registers of KVM's processors, by KVM's numbers.
 
-use kvm_bindings::{
-    KVM_REG_ARM_CORE, KVM_REG_ARM64, KVM_REG_ARM64_SYSREG, KVM_REG_SIZE_U64, kvm_regs, user_pt_regs,
-};
+use kvm_bindings::{KVM_REG_ARM_CORE, KVM_REG_ARM64, KVM_REG_SIZE_U64, user_pt_regs};
+#[cfg(feature = "hvf-over-kvm")]
+use kvm_bindings::{KVM_REG_ARM64_SYSREG, kvm_regs};
 use kvm_ioctls::VcpuFd;
 use std::mem::offset_of;
 
