@@ -26,4 +26,4 @@ pub use arch::{Arch, UnknownArch};
 pub use digest::{Digest, InvalidDigest};
 pub use error::Error;
 pub use manifest::{Entry, FORMAT, MANIFEST, Manifest};
-pub use store::{ENV_DIRECTORY, Image, Listed, default_directory, list};
+pub use store::{ENV_DIRECTORY, Image, Listed, cache_directory, default_directory, list};

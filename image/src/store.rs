@@ -187,7 +187,10 @@ pub fn list() -> Result<Vec<Listed>, Error> {
 }
 
 /// The directory of this project in the user's cache.
-pub(crate) fn cache_directory() -> Result<PathBuf, Error> {
+///
+/// # Errors
+/// [`Error::NoDirectory`] when neither `HOME` nor another variable names one.
+pub fn cache_directory() -> Result<PathBuf, Error> {
     let home = |path: &str| variable("HOME").map(|home| PathBuf::from(home).join(path));
     let base = if cfg!(target_os = "macos") {
         home("Library/Caches")

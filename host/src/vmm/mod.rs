@@ -98,7 +98,7 @@ pub(crate) fn boot_own(
 ) -> Result<Booted, MachineError> {
     // The worker would say so too, but less well.
     board::layout::Layout::new(config.memory, config.cpus)?;
-    worker::boot(&worker::find_program()?, engine, config)
+    worker::boot(engine, config)
 }
 
 /// Why there is no KVM for us here.
@@ -238,6 +238,10 @@ pub(crate) enum MachineError {
     /// The program that a machine runs in was not found.
     #[error(transparent)]
     NoWorker(#[from] worker::NoProgram),
+    /// There is no program that the hypervisor would serve.
+    #[cfg(any(test, target_os = "macos"))]
+    #[error(transparent)]
+    Sign(#[from] worker::SignError),
     /// No guest can be like this.
     #[error(transparent)]
     Board(#[from] board::BoardError),

@@ -16,19 +16,35 @@
 mod client;
 mod program;
 mod server;
+#[cfg(any(test, target_os = "macos"))]
+mod signed;
 mod wire;
 
-pub(crate) use client::boot;
-#[cfg(target_os = "linux")]
+pub(crate) use program::NoProgram;
+#[cfg(any(target_os = "linux", target_os = "macos"))]
 pub(crate) use program::is_executable;
-pub(crate) use program::{NoProgram, find as find_program};
 pub(crate) use server::serve;
+#[cfg(any(test, target_os = "macos"))]
+pub(crate) use signed::SignError;
 
-use super::MachineConfig;
 use super::vcpus::End;
+use super::{Booted, MachineConfig, MachineError};
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+/// Boots a guest in a worker process and waits until it reports itself ready.
+///
+/// # Errors
+/// [`MachineError`]; whatever was started is gone by then.
+pub(crate) fn boot(engine: &'static str, config: &MachineConfig) -> Result<Booted, MachineError> {
+    let program = program::find()?;
+    let start = |program: &Path| client::boot(program, engine, config);
+    #[cfg(target_os = "macos")]
+    return signed::Copies::of_user()?.start(&program, start);
+    #[cfg(not(target_os = "macos"))]
+    start(&program)
+}
 
 /// The subcommand that makes the `ringfence` command a worker.
 pub(crate) const COMMAND: &str = "vm-worker";
