@@ -9,10 +9,6 @@ const SYSTEM: &str = "/usr/lib/libSystem.B.dylib";
 const ICONV: &str = "/usr/lib/libiconv.2.dylib";
 const HYPERVISOR: &str = "/System/Library/Frameworks/Hypervisor.framework/Versions/A/Hypervisor";
 
-/// Whether a command that does without Hypervisor.framework is refused. To be `true` as soon as the
-/// VMM for Macs is part of the command.
-const HYPERVISOR_IS_USED: bool = false;
-
 /// What the checks saw, to be shown.
 #[derive(Debug)]
 pub(super) struct Checked {
@@ -85,7 +81,7 @@ fn libraries(layout: &Layout) -> anyhow::Result<Vec<(String, usize)>> {
     let has = |library| layout.libraries.iter().any(|used| used == library);
     ensure!(has(SYSTEM), "it is not linked with {SYSTEM}");
     ensure!(
-        !HYPERVISOR_IS_USED || has(HYPERVISOR),
+        has(HYPERVISOR),
         "it is not linked with {HYPERVISOR}, so there is no VMM in it"
     );
     for symbol in &layout.undefined {
