@@ -21,11 +21,20 @@ pub(crate) struct Bench {
     /// Leave out what needs the guest image and QEMU
     #[arg(long)]
     without_vm: bool,
+    /// Measure VMs on the engines that run in the lab, and nothing else
+    #[cfg(target_os = "linux")]
+    #[arg(long)]
+    lab: bool,
 }
 
 impl Bench {
     pub(crate) fn run(&self, shell: &Shell) -> anyhow::Result<()> {
         crate::setup::run(shell)?;
+        #[cfg(target_os = "linux")]
+        if self.lab {
+            crate::build_image::ensure(shell)?;
+            return crate::lab::bench(shell, self.boots);
+        }
         println!("| what | median | against | ratio |\n|---|---|---|---|");
         self.spawn("`true` in a `process` sandbox", &["true"], 0)?;
         self.spawn("`true`, caller holds 1 GiB", &["true"], 1 << 30)?;

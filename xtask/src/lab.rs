@@ -12,11 +12,13 @@
 //! ```
 
 mod arguments;
+mod bench;
 mod initrd;
 mod qemu;
 mod test;
 
 pub(crate) use arguments::Arguments;
+pub(crate) use bench::bench;
 pub(crate) use test::{Engine, Test};
 
 use anyhow::{Context as _, bail};

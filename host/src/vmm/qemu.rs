@@ -171,8 +171,12 @@ fn command(config: &MachineConfig, qemu: &Path, vsock: &OwnedFd, sandbox: bool) 
         "none",
     ]);
     command.args(["-machine", "virt,gic-version=3,its=off,memory-backend=mem"]);
-    command.args(["-accel", "tcg,thread=multi"]);
-    command.args(["-cpu", "neoverse-n1"]);
+    let (accelerator, processor) = match super::kvm_problem() {
+        None => ("kvm", "host"),
+        Some(_) => ("tcg,thread=multi", "neoverse-n1"),
+    };
+    command.args(["-accel", accelerator]);
+    command.args(["-cpu", processor]);
     command.args(["-smp", &config.cpus.to_string()]);
     command.args(["-m", &format!("{memory}M")]);
     command.args([

@@ -11,10 +11,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use xshell::{Shell, cmd};
 
-const TARGET: &str = "aarch64-unknown-linux-musl";
+pub(super) const TARGET: &str = "aarch64-unknown-linux-musl";
 
 /// What the command in the lab needs to have.
-const FEATURES: &str = "hvf-over-kvm";
+pub(super) const FEATURES: &str = "hvf-over-kvm";
 
 /// Until a lab is killed. A suite takes some five minutes of an idle machine.
 const PATIENCE: Duration = Duration::from_secs(40 * 60);
@@ -126,7 +126,7 @@ impl Test {
 }
 
 impl Engine {
-    const fn name(self) -> &'static str {
+    pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Kvm => "kvm",
             Self::Hvf => "hvf",
@@ -194,7 +194,7 @@ impl Programs {
     }
 }
 
-fn placed(source: PathBuf) -> anyhow::Result<Placed> {
+pub(super) fn placed(source: PathBuf) -> anyhow::Result<Placed> {
     let destination = super::arguments::default_destination(&source)?;
     Ok(Placed {
         source,
