@@ -19,10 +19,16 @@ pub(crate) struct Test {
     /// Leave out formatting, lints and documentation
     #[arg(long)]
     only_tests: bool,
+    /// On a Mac: sign the command and run VMs under Hypervisor.framework, and nothing else
+    #[arg(long)]
+    hvf: bool,
 }
 
 impl Test {
     pub(crate) fn run(&self, shell: &Shell) -> anyhow::Result<()> {
+        if self.hvf {
+            return hvf(shell);
+        }
         step("setup", || crate::setup::run(shell))?;
         if !self.only_tests {
             step("format", || {
@@ -75,6 +81,27 @@ impl Test {
             .quiet()
             .run()?)
     }
+}
+
+/// What a Mac alone can show.
+fn hvf(shell: &Shell) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        cfg!(all(target_os = "macos", target_arch = "aarch64")),
+        "Hypervisor.framework is on Macs with Apple silicon; here cargo xtask lab test \
+         --engines hvf runs the engine's loop over KVM"
+    );
+    step("setup", || crate::setup::run(shell))?;
+    step("image", || crate::build_image::ensure(shell))?;
+    step("command", || crate::dist::Dist::default().run(shell))?;
+    let _worker = shell.push_env("RINGFENCE_WORKER", crate::dist::program(shell)?);
+    let _engine = shell.push_env("RINGFENCE_TEST_ENGINE", "hvf");
+    step("tests", || {
+        let test = cmd!(
+            shell,
+            "cargo test --package ringfence --test vm -- --ignored --test-threads 1"
+        );
+        Ok(test.quiet().run()?)
+    })
 }
 
 fn command(shell: &Shell) -> anyhow::Result<()> {

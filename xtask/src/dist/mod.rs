@@ -47,8 +47,7 @@ impl Default for Dist {
 
 impl Dist {
     pub(crate) fn run(&self, shell: &Shell) -> anyhow::Result<()> {
-        let name = format!("ringfence-{}", self.target);
-        let folder = directory(shell)?.join(&name);
+        let folder = directory(shell)?;
         fs::create_dir_all(&folder)?;
         let linked = link(shell)?;
         let partial = folder.join(format!("ringfence.{}.partial", std::process::id()));
@@ -69,9 +68,15 @@ impl Dist {
     }
 }
 
-/// Where everything of this task goes.
+/// Where the command goes; the archive goes beside this folder.
 fn directory(shell: &Shell) -> anyhow::Result<PathBuf> {
-    Ok(crate::demo::target_directory(shell)?.join("dist"))
+    let dist = crate::demo::target_directory(shell)?.join("dist");
+    Ok(dist.join(format!("ringfence-{TARGET}")))
+}
+
+/// The command that this task has made.
+pub(crate) fn program(shell: &Shell) -> anyhow::Result<PathBuf> {
+    Ok(directory(shell)?.join("ringfence"))
 }
 
 /// Compiles and links; returns the path of what came out.

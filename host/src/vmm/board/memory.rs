@@ -1,4 +1,10 @@
 //! Guest memory, and how files get into it.
+//!
+//! On Linux the kernel's file is mapped where the guest expects it, private to the guest: its pages
+//! are those of the page cache, nothing is copied before it is needed, and what the guest writes is
+//! its own. The page that the file ends in is filled up with zeros by the system. Should somebody
+//! shorten the file meanwhile, the guest's access faults and the worker process ends, nothing else.
+//! Elsewhere, and where the address is not that of a page, the file is read.
 
 use super::BoardError;
 use super::layout::Layout;
@@ -60,7 +66,23 @@ impl<'a> Part<'a> {
         Ok(bytes)
     }
 
-    /// Puts the file at an address. The caller has checked that there is room for it.
+    /// Has the file be at an address, by mapping it if that can be. The caller has checked that
+    /// there is room for it.
+    #[cfg(target_os = "linux")]
+    pub(super) fn map(self, memory: &Memory, at: u64) -> Result<(), BoardError> {
+        if map(&self.file, self.len, memory, at).is_some() {
+            return Ok(());
+        }
+        self.read(memory, at)
+    }
+
+    /// Has the file be at an address.
+    #[cfg(not(target_os = "linux"))]
+    pub(super) fn map(self, memory: &Memory, at: u64) -> Result<(), BoardError> {
+        self.read(memory, at)
+    }
+
+    /// Copies the file to an address. The caller has checked that there is room for it.
     pub(super) fn read(mut self, memory: &Memory, at: u64) -> Result<(), BoardError> {
         use std::io::Seek as _;
         let failed = |source| BoardError::Read {
@@ -82,4 +104,28 @@ impl<'a> Part<'a> {
             source,
         }
     }
+}
+
+/// Maps a file over the guest's memory, whole pages of it. `None` if that cannot be.
+#[cfg(target_os = "linux")]
+#[expect(unsafe_code, reason = "a mapping at a fixed address")]
+fn map(file: &File, len: u64, memory: &Memory, at: u64) -> Option<()> {
+    use rustix::mm::{MapFlags, ProtFlags, mmap};
+    use vm_memory::GuestMemoryBackend as _;
+    let page = rustix::param::page_size();
+    let len = usize::try_from(len).ok()?.checked_next_multiple_of(page)?;
+    // One piece of the guest's memory, all of it.
+    let slice = memory.get_slice(GuestAddress(at), len).ok()?;
+    let host = slice.ptr_guard_mut().as_ptr();
+    if len == 0 || !host.addr().is_multiple_of(page) {
+        return None;
+    }
+    let (access, flags) = (
+        ProtFlags::READ | ProtFlags::WRITE,
+        MapFlags::PRIVATE | MapFlags::FIXED,
+    );
+    // SAFETY: these pages are the guest's memory, which nothing but guest and devices access, and
+    // which knows of no content that would have to stay; it is unmapped whole, with this in it.
+    unsafe { mmap(host.cast(), len, access, flags, file, 0) }.ok()?;
+    Some(())
 }
