@@ -104,6 +104,8 @@ pub(crate) enum StartError {
         #[source]
         source: io::Error,
     },
+    #[error("cannot listen for the guest")]
+    Listen(#[source] io::Error),
     #[error("cannot start the vsock device")]
     Vsock(#[from] vsock::StartError),
     #[cfg(target_os = "linux")]
@@ -141,8 +143,12 @@ impl StartError {
     }
 }
 
-/// Makes a machine and lets it run.
-pub(crate) fn start(parts: &Parts<'_>) -> Result<Running, StartError> {
+/// Makes a machine and lets it run. `listen` is called before it does, so that a guest finds a
+/// listener however quick it is.
+pub(crate) fn start<T>(
+    parts: &Parts<'_>,
+    listen: impl FnOnce(&VsockHost) -> io::Result<T>,
+) -> Result<(Running, T), StartError> {
     let mut args = KERNEL_ARGS.to_owned();
     for arg in parts.kernel_args {
         args.push(' ');
@@ -174,12 +180,14 @@ pub(crate) fn start(parts: &Parts<'_>) -> Result<Running, StartError> {
         entry: loaded.entry,
         fdt: loaded.fdt,
     };
+    let listening = listen(&door).map_err(StartError::Listen)?;
     let threads = hypervisor.start(&vcpus, &bus, start)?;
-    Ok(Running {
+    let running = Running {
         vcpus,
         threads,
         door,
-    })
+    };
+    Ok((running, listening))
 }
 
 /// Takes devices, one after the other, and puts each where the board has a place for it.

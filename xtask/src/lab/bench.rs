@@ -17,7 +17,7 @@ pub(crate) fn bench(shell: &Shell, boots: usize) -> anyhow::Result<()> {
     let lab = Lab::prepare(shell, None)?;
     cmd!(
         shell,
-        "cargo build --quiet --release --package ringfence --example vm_costs --target {TARGET}"
+        "cargo build --quiet --release --package ringfence --features {FEATURES} --example vm_costs --target {TARGET}"
     )
     .quiet()
     .run()?;

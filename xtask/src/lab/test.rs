@@ -206,7 +206,7 @@ pub(super) fn placed(source: PathBuf) -> anyhow::Result<Placed> {
 fn tests(shell: &Shell) -> anyhow::Result<PathBuf> {
     let messages = cmd!(
         shell,
-        "cargo test --quiet --package ringfence-tests --test end_to_end --no-run --target {TARGET} --message-format json"
+        "cargo test --quiet --package ringfence-tests --test end_to_end --features ringfence/{FEATURES} --no-run --target {TARGET} --message-format json"
     )
     .quiet()
     .read()?;

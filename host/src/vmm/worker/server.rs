@@ -62,11 +62,9 @@ fn work(arguments: impl Iterator<Item = OsString>) -> Result<Status, WorkerError
     let socket = io::stdin().as_fd().try_clone_to_owned();
     let socket = UnixStream::from(socket.map_err(system("take the client's socket"))?);
     let client = Arc::new(Client::new(socket).map_err(system("share the client's socket"))?);
-    let Running {
-        vcpus,
-        mut threads,
-        door,
-    } = machine::start(&machine::Parts {
+    let (events, event) = sync_channel(2);
+    let (ready, teller) = (events.clone(), Arc::clone(&client));
+    let parts = machine::Parts {
         engine: &job.engine,
         kernel: &job.kernel,
         initramfs: &job.initramfs,
@@ -75,16 +73,16 @@ fn work(arguments: impl Iterator<Item = OsString>) -> Result<Status, WorkerError
         cpus: job.cpus,
         kernel_args: &job.kernel_args,
         console: Arc::new(Console::default()),
+    };
+    let (running, listening) = machine::start(&parts, |door| {
+        let is_ready = move |stream: UnixStream| teller.is_ready(&stream, &ready);
+        door.listen(job.ready_port, Box::new(is_ready))
     })?;
-    let (events, event) = sync_channel(2);
-    let ready = events.clone();
-    let teller = Arc::clone(&client);
-    let listening = door
-        .listen(
-            job.ready_port,
-            Box::new(move |stream| teller.is_ready(&stream, &ready)),
-        )
-        .map_err(system("listen for the guest"))?;
+    let Running {
+        vcpus,
+        mut threads,
+        door,
+    } = running;
     let theirs = Arc::clone(&vcpus);
     std::thread::Builder::new()
         .name("client".into())
