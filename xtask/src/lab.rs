@@ -8,6 +8,7 @@
 //!
 //! ```text
 //! Lab::prepare(shell, image)         compiles PID 1, takes the kernel out of its package
+//!     .with_tools()                  puts an arm64 QEMU into every lab, for who asks
 //!     └─ run(&Job, &Machine, output) one machine, one program, one Outcome
 //! ```
 
@@ -23,7 +24,7 @@ pub(crate) use test::{Engine, Test};
 
 use anyhow::{Context as _, bail};
 use qemu::{Qemu, Timed};
-use ringfence_image::build::{self, LabParts};
+use ringfence_image::build::{self, LabParts, Options};
 use ringfence_image::{Arch, Image};
 use ringfence_lab_init::{Ended, Message};
 use std::path::{Path, PathBuf};
@@ -33,8 +34,11 @@ use xshell::Shell;
 /// What is needed to boot labs.
 #[derive(Debug)]
 pub(crate) struct Lab {
+    options: Options,
     parts: LabParts,
     image: Image,
+    /// The squashfs of the tools, for a lab that has them.
+    tools: Option<PathBuf>,
 }
 
 /// What a lab runs.
@@ -137,7 +141,19 @@ impl Lab {
             None => Image::find(Arch::Aarch64),
         };
         let image = image.context("the lab's root is that of the guest image")?;
-        Ok(Self { parts, image })
+        Ok(Self {
+            options,
+            parts,
+            image,
+            tools: None,
+        })
+    }
+
+    /// The same with the tools of `tests/lab-init/tools.list`: an arm64 QEMU.
+    pub(crate) fn with_tools(mut self) -> anyhow::Result<Self> {
+        let tools = build::lab_tools(&self.options).context("cannot make the lab's tools")?;
+        self.tools = Some(tools);
+        Ok(self)
     }
 
     /// Boots a machine, runs the program in it, and hands what it prints to `output` as it comes.
@@ -149,8 +165,8 @@ impl Lab {
         machine: &Machine,
         mut output: impl FnMut(Stream, &[u8]) -> anyhow::Result<()>,
     ) -> anyhow::Result<Report> {
-        let initrd = initrd::write(job, &self.image, &self.parts.initramfs)?;
-        let mut qemu = Qemu::start(&self.parts.kernel, &initrd, &self.image.rootfs(), machine)?;
+        let initrd = initrd::write(job, self)?;
+        let mut qemu = Qemu::start(self, &initrd, machine)?;
         let mut phases = Phases::default();
         let mut last = Instant::now();
         let mut lap = || std::mem::replace(&mut last, Instant::now()).elapsed();

@@ -24,14 +24,17 @@ pub(crate) enum Role {
     Keyring,
     /// A part of the root file system.
     Rootfs,
+    /// A part of the lab's tools; none of the image.
+    LabTools,
 }
 
 impl Role {
-    const ALL: [Self; 4] = [
+    const ALL: [Self; 5] = [
         Self::KernelSource,
         Self::KernelPrebuilt,
         Self::Keyring,
         Self::Rootfs,
+        Self::LabTools,
     ];
 
     const fn name(self) -> &'static str {
@@ -40,6 +43,7 @@ impl Role {
             Self::KernelPrebuilt => "kernel-prebuilt",
             Self::Keyring => "keyring",
             Self::Rootfs => "rootfs",
+            Self::LabTools => "lab-tools",
         }
     }
 }
@@ -88,6 +92,8 @@ impl Pin {
 pub(crate) struct Lock {
     /// The digest of the list that the lock was made for; `None` in an empty lock.
     pub list: Option<Digest>,
+    /// The same of the lab's tools.
+    pub tools: Option<Digest>,
     /// The pins.
     pub pins: BTreeSet<Pin>,
 }
@@ -121,11 +127,13 @@ impl FromStr for Lock {
         let mut lock = Self::default();
         for line in meaningful(text) {
             let damaged = || LockError(line.to_owned());
-            match line.strip_prefix("list ") {
-                Some(digest) => {
-                    lock.list = Some(digest.trim().parse().map_err(|_digest| damaged())?);
-                }
-                None => _ = lock.pins.insert(pin(line).ok_or_else(damaged)?),
+            let digest = |text: &str| text.trim().parse().map_err(|_digest| damaged());
+            if let Some(text) = line.strip_prefix("list ") {
+                lock.list = Some(digest(text)?);
+            } else if let Some(text) = line.strip_prefix("lab-tools-list ") {
+                lock.tools = Some(digest(text)?);
+            } else {
+                lock.pins.insert(pin(line).ok_or_else(damaged)?);
             }
         }
         Ok(lock)
@@ -161,6 +169,9 @@ impl fmt::Display for Lock {
         )?;
         if let Some(list) = self.list {
             writeln!(f, "list {list}")?;
+        }
+        if let Some(list) = self.tools {
+            writeln!(f, "lab-tools-list {list}")?;
         }
         self.pins.iter().try_for_each(|pin| {
             let archive = match pin.archive {
@@ -200,10 +211,12 @@ mod tests {
         };
         Lock {
             list: Some(Digest::of(b"list")),
+            tools: Some(Digest::of(b"tools")),
             pins: [
                 pin(Role::Rootfs, "bash", Archive::Main),
                 pin(Role::Rootfs, "libc6", Archive::Security),
                 pin(Role::KernelSource, "linux-source", Archive::Security),
+                pin(Role::LabTools, "libc6", Archive::Main),
             ]
             .into(),
         }
@@ -238,7 +251,8 @@ mod tests {
             (" main ", " elsewhere "),
             (" 7 ", " seven "),
             ("pool/main/bash", "../../bash"),
-            ("list ", "list x"),
+            ("\nlist ", "\nlist x"),
+            ("lab-tools-list ", "lab-tools-list x"),
             (&Digest::of(b"bash").to_string(), "00"),
         ] {
             assert!(good.contains(from));

@@ -5,6 +5,7 @@
 //! | kernel | `linux-source`, compiled with the fragment in `kernel/`; or `linux-image` as it is |
 //! | initramfs | the agent, and the modules of a packaged kernel |
 //! | root file system | the packages of `initramfs/rootfs.list` and what they need |
+//! | the lab's tools, no part of the image | those of `tests/lab-init/tools.list` |
 //!
 //! Every package is checked against the lock file, or against an index that the archive signed.
 //! Results of steps are kept in the cache directory by the digest of their inputs. The finished
@@ -222,4 +223,13 @@ pub struct LabParts {
 /// [`Error`] says what failed and what to do.
 pub fn lab(options: &Options) -> Result<LabParts, Error> {
     steps::lab(options)
+}
+
+/// Makes the squashfs of the lab's tools, in the folder of results: QEMU for arm64, and the libraries
+/// that it needs besides those of the image's root file system. No image is touched.
+///
+/// # Errors
+/// [`Error`] says what failed and what to do.
+pub fn lab_tools(options: &Options) -> Result<PathBuf, Error> {
+    steps::lab_tools(options)
 }

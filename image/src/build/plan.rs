@@ -11,6 +11,7 @@ use super::sources::Keyring;
 use super::tree::read_all;
 use super::wanted::Wanted;
 use super::{Arch, LockMode};
+use crate::Digest;
 use std::path::{Path, PathBuf};
 
 /// Why no set of packages can be had.
@@ -70,6 +71,8 @@ pub enum PlanError {
 pub(crate) struct Planner<'a> {
     pub remote: Remote<'a>,
     pub wanted: &'a Wanted,
+    /// The list of the lab's tools.
+    pub tools: &'a Wanted,
     pub mode: LockMode,
     pub arch: Arch,
     /// What the flag, the environment or apt say; `None` where the machine has no keys.
@@ -80,10 +83,10 @@ pub(crate) struct Planner<'a> {
 }
 
 impl<'a> Planner<'a> {
-    /// A planner that begins with `lock`.
+    /// A planner that begins with `lock`, for the lists of the image and of the lab's tools.
     pub(crate) fn new(
         remote: Remote<'a>,
-        wanted: &'a Wanted,
+        [wanted, tools]: [&'a Wanted; 2],
         lock: Lock,
         mode: LockMode,
         arch: Arch,
@@ -93,6 +96,7 @@ impl<'a> Planner<'a> {
         let mut planner = Self {
             remote,
             wanted,
+            tools,
             mode,
             arch,
             keyring,
@@ -106,24 +110,41 @@ impl<'a> Planner<'a> {
 
     /// A lock that was made for another list holds nothing but its keyring.
     fn check_list(&mut self) -> Result<(), PlanError> {
-        let list = Some(self.wanted.digest());
-        if self.lock.list == list && self.mode != LockMode::Update {
+        if !self.is_stale(self.lock.list, self.wanted)? {
             return Ok(());
-        }
-        match self.mode {
-            LockMode::Locked => return Err(PlanError::Stale),
-            LockMode::Update => {}
-            LockMode::Prefer => self.progress.warn(
-                "the lock file was not made for the present list of packages: \
-                 taking what the suite has now; --update-lock writes that down",
-            ),
         }
         for role in [Role::KernelSource, Role::KernelPrebuilt, Role::Rootfs] {
             self.resolve(role)?;
         }
         self.resolve(Role::Keyring)?;
-        self.lock.list = list;
+        self.lock.list = Some(self.wanted.digest());
+        if self.mode == LockMode::Update {
+            self.check_tools()?;
+        }
         Ok(())
+    }
+
+    /// The same for the list of the lab's tools. Who needs no tools needs no such check.
+    pub(crate) fn check_tools(&mut self) -> Result<(), PlanError> {
+        if self.is_stale(self.lock.tools, self.tools)? {
+            self.resolve(Role::LabTools)?;
+            self.lock.tools = Some(self.tools.digest());
+        }
+        Ok(())
+    }
+
+    /// Whether the pins of a list have to be made anew, and may.
+    fn is_stale(&self, made_for: Option<Digest>, list: &Wanted) -> Result<bool, PlanError> {
+        match self.mode {
+            LockMode::Update => return Ok(true),
+            _ if made_for == Some(list.digest()) => return Ok(false),
+            LockMode::Locked => return Err(PlanError::Stale),
+            LockMode::Prefer => self.progress.warn(
+                "the lock file was not made for the present list of packages: \
+                 taking what the suite has now; --update-lock writes that down",
+            ),
+        }
+        Ok(true)
     }
 
     /// The pins as they are now.
@@ -199,12 +220,13 @@ impl<'a> Planner<'a> {
                     .index(&self.wanted.suite, self.arch, &self.keys()?)?
             }
         };
-        let wanted = self.wanted;
+        let (wanted, tools) = (self.wanted, self.tools);
         let packages = match role {
             Role::KernelSource => vec![index.get(&wanted.kernel_source)?],
             Role::KernelPrebuilt => vec![index.behind(&wanted.kernel_prebuilt, "linux-image-")?],
             Role::Keyring => vec![index.get(&wanted.keyring)?],
             Role::Rootfs => index.closure(&wanted.packages, &wanted.exclude, &wanted.prefer)?,
+            Role::LabTools => index.closure(&tools.packages, &tools.exclude, &tools.prefer)?,
         };
         let pins: Vec<Pin> = packages
             .into_iter()

@@ -68,6 +68,9 @@ const REQUIRED: [&str; 6] = [
     "usr/lib/os-release",
 ];
 
+/// What has to be there of the lab's tools.
+const REQUIRED_TOOLS: [&str; 1] = ["usr/bin/qemu-system-aarch64"];
+
 /// Why the root file system cannot be made.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -87,15 +90,17 @@ pub(crate) struct Source {
     pub path: PathBuf,
 }
 
+/// Puts the packages of the lab's tools together. What they need of the C library is the root file
+/// system's.
+pub(crate) fn assemble_tools(packages: &[Source], wanted: &Wanted) -> Result<Tree, RootfsError> {
+    let mut tree = unpacked(packages, wanted)?;
+    tree.prune(&[]);
+    check(tree, &REQUIRED_TOOLS)
+}
+
 /// Puts the packages together.
 pub(crate) fn assemble(packages: &[Source], wanted: &Wanted) -> Result<Tree, RootfsError> {
-    let mut tree = Tree::default();
-    for directory in MERGED {
-        tree.symlink(directory, &format!("usr/{directory}"))?;
-    }
-    for package in packages {
-        unpack(&mut tree, package, wanted)?;
-    }
+    let mut tree = unpacked(packages, wanted)?;
     for (path, text) in FILES {
         if tree.get(path).is_none() {
             tree.file(path, 0o644, text.as_bytes())?;
@@ -110,10 +115,27 @@ pub(crate) fn assemble(packages: &[Source], wanted: &Wanted) -> Result<Tree, Roo
     for (path, mode) in MOUNT_POINTS {
         tree.folder(path, mode)?;
     }
-    match REQUIRED.into_iter().find(|path| tree.get(path).is_none()) {
+    check(tree, &REQUIRED)
+}
+
+/// The tree, if all that is required is there.
+fn check(tree: Tree, required: &[&'static str]) -> Result<Tree, RootfsError> {
+    match required.iter().find(|path| tree.get(path).is_none()) {
         Some(missing) => Err(TreeError::Missing(missing).into()),
         None => Ok(tree),
     }
+}
+
+/// The files of the packages, and nothing else.
+fn unpacked(packages: &[Source], wanted: &Wanted) -> Result<Tree, RootfsError> {
+    let mut tree = Tree::default();
+    for directory in MERGED {
+        tree.symlink(directory, &format!("usr/{directory}"))?;
+    }
+    for package in packages {
+        unpack(&mut tree, package, wanted)?;
+    }
+    Ok(tree)
 }
 
 fn unpack(tree: &mut Tree, package: &Source, wanted: &Wanted) -> Result<(), RootfsError> {

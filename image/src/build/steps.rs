@@ -1,7 +1,7 @@
 //! The order of a build's steps, and what each of them depends on.
 
 use super::archive::Remote;
-use super::artefact::{Inputs, Store};
+use super::artefact::{Artefact, Inputs, Store};
 use super::fetch::Fetcher;
 use super::files::{self, FileError, failed};
 use super::initramfs::{self, Module};
@@ -59,6 +59,13 @@ pub(super) fn lab(options: &Options) -> Result<LabParts, Error> {
     })
 }
 
+/// The squashfs of the lab's tools.
+pub(super) fn lab_tools(options: &Options) -> Result<PathBuf, Error> {
+    with_build(options, prebuilt::LAB_MODULES, |build, store| {
+        Ok(build.tools(store)?.path)
+    })
+}
+
 /// Prepares a build, does some of its steps, and clears the cache of what nobody uses.
 fn with_build<T>(
     options: &Options,
@@ -68,6 +75,7 @@ fn with_build<T>(
     let agent = fs::read(&options.agent).map_err(failed("read the agent", &options.agent))?;
     initramfs::check_agent(&agent, &options.agent, options.arch)?;
     let wanted = Wanted::of_repository()?;
+    let tools = wanted.lab_tools()?;
     let mirror = Mirror::find(options.mirror.as_deref(), Path::new(APT))?;
     let cache = Cache::open(options)?;
     let fetcher = Fetcher::new(cache.downloads.clone(), options.progress);
@@ -78,12 +86,14 @@ fn with_build<T>(
     };
     let keyring = mirror.keyring(options.keyring.as_deref());
     let lock = read_lock(options)?;
-    let planner = Planner::new(remote, &wanted, lock, options.lock, options.arch, keyring)?;
+    let lists = [&wanted, &tools];
+    let planner = Planner::new(remote, lists, lock, options.lock, options.arch, keyring)?;
     let mut build = Build {
         options,
         agent,
         modules,
         wanted: &wanted,
+        tools: &tools,
         planner,
         work: &cache.work,
     };
@@ -164,6 +174,7 @@ struct Build<'a> {
     /// Which modules of a packaged kernel go into the initramfs.
     modules: &'static str,
     wanted: &'a Wanted,
+    tools: &'a Wanted,
     planner: Planner<'a>,
     work: &'a Path,
 }
@@ -275,19 +286,7 @@ impl Build<'_> {
                 made_from: labels(&pins, vec![]),
             });
         }
-        let fetched = self.planner.fetch(Role::Rootfs)?;
-        let (pins, sources): (Vec<Pin>, Vec<rootfs::Source>) = fetched
-            .into_iter()
-            .map(|(pin, path)| {
-                (
-                    pin.clone(),
-                    rootfs::Source {
-                        name: pin.name,
-                        path,
-                    },
-                )
-            })
-            .unzip();
+        let (pins, sources) = self.sources(Role::Rootfs)?;
         let artefact = store.get_or_make(inputs(&pins), |file| {
             self.options
                 .progress
@@ -301,6 +300,42 @@ impl Build<'_> {
             artefact,
             made_from: labels(&pins, vec![]),
         })
+    }
+
+    /// The lab's tools.
+    fn tools(&mut self, store: &Store) -> Result<Artefact, Error> {
+        let tools = self.tools;
+        let inputs = |pins: &[Pin]| {
+            Inputs::of("lab tools")
+                .with_all(rootfs::RECIPE)
+                .with(format!("{:?} {:?}", tools.drop, tools.only))
+                .with_all(digests(pins))
+        };
+        self.planner.check_tools()?;
+        let pins = self.planner.lock().role(Role::LabTools);
+        if let Some(artefact) = store.get(inputs(&pins)) {
+            return Ok(artefact);
+        }
+        let (pins, sources) = self.sources(Role::LabTools)?;
+        store.get_or_make(inputs(&pins), |file| {
+            self.options
+                .progress
+                .step("putting the lab's tools together");
+            let tree = rootfs::assemble_tools(&sources, tools)?;
+            tree.write_squashfs(BufWriter::new(file))
+                .map_err(rootfs::RootfsError::from)?;
+            Ok::<(), Error>(())
+        })
+    }
+
+    /// The packages of a role, on this machine.
+    fn sources(&mut self, role: Role) -> Result<(Vec<Pin>, Vec<rootfs::Source>), Error> {
+        let fetched = self.planner.fetch(role)?;
+        let source = |(pin, path): (Pin, PathBuf)| {
+            let name = pin.name.clone();
+            (pin, rootfs::Source { name, path })
+        };
+        Ok(fetched.into_iter().map(source).unzip())
     }
 
     /// The initramfs; `modules` are those of the package `kernel`.

@@ -134,6 +134,7 @@ struct Archive {
     key: SignedSecretKey,
     keyring: Keyring,
     wanted: Wanted,
+    tools: Wanted,
 }
 
 const SUITES: [(&str, &str); 3] = [
@@ -165,6 +166,10 @@ impl Archive {
             key,
             keyring: Keyring::File(path),
             wanted,
+            tools: Wanted {
+                packages: vec![text("b")],
+                ..Wanted::default()
+            },
         };
         archive.release(version);
         archive
@@ -237,7 +242,8 @@ impl Archive {
             progress,
         };
         let lock = lock.clone();
-        let mut planner = Planner::new(remote, &self.wanted, lock, mode, Arch::Aarch64, keyring)?;
+        let lists = [&self.wanted, &self.tools];
+        let mut planner = Planner::new(remote, lists, lock, mode, Arch::Aarch64, keyring)?;
         let fetched = planner.fetch(Role::Rootfs)?;
         for (pin, path) in &fetched {
             assert_eq!(Digest::of_file(path).unwrap(), (pin.sha256, pin.size));
@@ -252,7 +258,9 @@ fn the_first_lock_comes_from_the_signed_index() {
     let archive = Archive::new("1.0");
     let (labels, lock) = archive.plan(&Lock::default(), LockMode::Update).unwrap();
     assert_eq!(labels, ["a 1.0", "b 1.0"]);
-    assert_eq!(lock.pins.len(), 5);
+    assert_eq!(lock.pins.len(), 6);
+    assert_eq!(lock.role(Role::LabTools).len(), 1);
+    assert_eq!(lock.tools, Some(archive.tools.digest()));
     assert_eq!(lock.list, Some(archive.wanted.digest()));
 }
 

@@ -1,10 +1,14 @@
-//! `initramfs/rootfs.list`: what the image is to be made of.
+//! `initramfs/rootfs.list`: what the image is to be made of; `tests/lab-init/tools.list`: what the
+//! lab has besides.
 
 use crate::Digest;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The list of this repository.
 const LIST: &str = include_str!("../../../initramfs/rootfs.list");
+
+/// The lab's tools, packages of the same suite.
+const TOOLS: &str = include_str!("../../../tests/lab-init/tools.list");
 
 /// What the image is to be made of.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -40,29 +44,17 @@ impl Wanted {
         Self::parse(LIST)
     }
 
+    /// The lab's tools, from the suite of `self`.
+    pub(crate) fn lab_tools(&self) -> Result<Self, WantedError> {
+        let mut tools = Self::default();
+        tools.suite.clone_from(&self.suite);
+        tools.add(TOOLS)?;
+        Ok(tools)
+    }
+
     fn parse(text: &str) -> Result<Self, WantedError> {
         let mut wanted = Self::default();
-        for line in meaningful(text) {
-            let words: Vec<&str> = line.split_whitespace().collect();
-            match words[..] {
-                ["suite", word] => wanted.suite = word.to_owned(),
-                ["kernel-source", word] => wanted.kernel_source = word.to_owned(),
-                ["kernel-prebuilt", word] => wanted.kernel_prebuilt = word.to_owned(),
-                ["keyring", word] => wanted.keyring = word.to_owned(),
-                ["package", word] => wanted.packages.push(word.to_owned()),
-                ["prefer", word] => _ = wanted.prefer.insert(word.to_owned()),
-                ["exclude", word] => _ = wanted.exclude.insert(word.to_owned()),
-                ["drop", path] => _ = wanted.drop.insert(path.to_owned()),
-                ["only", package, path] => {
-                    _ = wanted
-                        .only
-                        .entry(package.to_owned())
-                        .or_default()
-                        .insert(path.to_owned());
-                }
-                _ => return Err(WantedError(line.to_owned())),
-            }
-        }
+        wanted.add(text)?;
         let required = [
             &wanted.suite,
             &wanted.kernel_source,
@@ -74,6 +66,32 @@ impl Wanted {
             return Err(WantedError(missing.to_owned()));
         }
         Ok(wanted)
+    }
+
+    /// Adds what the lines say.
+    fn add(&mut self, text: &str) -> Result<(), WantedError> {
+        for line in meaningful(text) {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            match words[..] {
+                ["suite", word] => self.suite = word.to_owned(),
+                ["kernel-source", word] => self.kernel_source = word.to_owned(),
+                ["kernel-prebuilt", word] => self.kernel_prebuilt = word.to_owned(),
+                ["keyring", word] => self.keyring = word.to_owned(),
+                ["package", word] => self.packages.push(word.to_owned()),
+                ["prefer", word] => _ = self.prefer.insert(word.to_owned()),
+                ["exclude", word] => _ = self.exclude.insert(word.to_owned()),
+                ["drop", path] => _ = self.drop.insert(path.to_owned()),
+                ["only", package, path] => {
+                    _ = self
+                        .only
+                        .entry(package.to_owned())
+                        .or_default()
+                        .insert(path.to_owned());
+                }
+                _ => return Err(WantedError(line.to_owned())),
+            }
+        }
+        Ok(())
     }
 
     /// The digest of what decides which packages are needed. The lock file carries it, so that a
@@ -119,9 +137,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_list_of_this_repository_is_understood() {
+    fn the_lists_of_this_repository_are_understood() {
         let wanted = Wanted::of_repository().unwrap();
         assert!(wanted.packages.contains(&"python3".to_owned()));
+        let tools = wanted.lab_tools().unwrap();
+        assert_eq!(tools.packages, ["qemu-system-arm"]);
+        assert_eq!(tools.suite, wanted.suite);
     }
 
     #[test]

@@ -33,6 +33,9 @@ pub const PLACES: [(&str, u16); 4] = [
     ("tmp", 0o1777),
 ];
 
+/// Where the tools are in the lab, and a part of the root they are too.
+pub const TOOLS: &str = "/tools";
+
 /// The lab's ordinary user: name, and number of user and group.
 pub const USER: (&str, u32) = ("user", 2000);
 
@@ -50,6 +53,8 @@ pub struct Job {
     pub env: Vec<(String, String)>,
     /// Whether it runs as [`USER`] instead of root.
     pub ordinary_user: bool,
+    /// Whether there is a second disk, with tools.
+    pub tools: bool,
     /// Files to be copied before.
     pub files: Vec<Copied>,
 }

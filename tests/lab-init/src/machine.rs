@@ -1,12 +1,13 @@
 //! Makes a small Linux of the kernel and a read-only root file system: modules, mounts, devices.
 //!
-//! The root is an overlay: the guest image's squashfs below, memory above. The folders of
+//! The root is an overlay: the guest image's squashfs below, memory above. Where the job asks for
+//! tools, their squashfs is below both, so that programs and libraries are where they expect to be. The folders of
 //! [`PLACES`] are folders of the initramfs, bound into it: files that the developer's machine put
 //! there cost no copy.
 
 use crate::program;
 use ringfence_lab_init::{
-    Copied, JOB, Job, Message, PLACED, PLACES, PORT, STAGED, USER, decode, send,
+    Copied, JOB, Job, Message, PLACED, PLACES, PORT, STAGED, TOOLS, USER, decode, send,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::Mode;
@@ -29,6 +30,9 @@ use std::time::{Duration, Instant};
 
 /// The disk with the root file system.
 const DISK: &str = "/dev/vda";
+
+/// The disk with the tools, where the job asks for them.
+const TOOLS_DISK: &str = "/dev/vdb";
 
 /// Modules to be loaded, in this order; written by the image's builder.
 const MODULES: &str = "/modules/load";
@@ -115,7 +119,7 @@ fn start(port: &mut Option<File>) -> Result<Job, StepError> {
     let job: Job = decode(&job)
         .map_err(io::Error::from)
         .map_err(step(format!("understand /{JOB}")))?;
-    let staged = root()?;
+    let staged = root(&job)?;
     inside()?;
     for file in &job.files {
         copy(&staged, file).map_err(step(format!("copy to {}", file.path)))?;
@@ -214,15 +218,17 @@ fn netlink(protocol: Option<rustix::net::Protocol>) -> io::Result<OwnedFd> {
 
 /// Puts the root together and enters it. Returns the folder of staged files, which has no path any
 /// more but this one.
-fn root() -> Result<PathBuf, StepError> {
-    appearance(DISK, || Path::new(DISK).exists().then_some(()))
-        .map_err(step(format!("find {DISK}")))?;
-    for path in ["/lab/lower", "/lab/upper", "/lab/work", ROOT] {
+fn root(job: &Job) -> Result<PathBuf, StepError> {
+    for path in ["/lab/upper", "/lab/work", ROOT] {
         folder(path)?;
     }
-    mount(DISK, "/lab/lower", "squashfs", MountFlags::RDONLY, None)
-        .map_err(step(format!("mount the squashfs of {DISK}")))?;
-    let options = c"lowerdir=/lab/lower,upperdir=/lab/upper,workdir=/lab/work";
+    squashfs(DISK, "/lab/lower")?;
+    let options = if job.tools {
+        squashfs(TOOLS_DISK, "/lab/tools")?;
+        c"lowerdir=/lab/lower:/lab/tools,upperdir=/lab/upper,workdir=/lab/work"
+    } else {
+        c"lowerdir=/lab/lower,upperdir=/lab/upper,workdir=/lab/work"
+    };
     mount(
         "overlay",
         ROOT,
@@ -239,6 +245,11 @@ fn root() -> Result<PathBuf, StepError> {
             .map_err(step(format!("set the mode of {from}")))?;
         mount_bind(&from, &to).map_err(step(format!("bind {from} to {to}")))?;
     }
+    if job.tools {
+        let to = format!("{ROOT}{TOOLS}");
+        folder(&to)?;
+        mount_bind("/lab/tools", &to).map_err(step(format!("bind the tools to {to}")))?;
+    }
     folder(&format!("/{STAGED}"))?;
     let staged = File::open(format!("/{STAGED}")).map_err(step("open the staged files"))?;
     mount_move("/dev", format!("{ROOT}/dev")).map_err(step("move /dev into the root"))?;
@@ -252,6 +263,15 @@ fn root() -> Result<PathBuf, StepError> {
     // The descriptor stays open for as long as this process lives.
     let number = std::os::fd::IntoRawFd::into_raw_fd(staged);
     Ok(format!("/proc/self/fd/{number}").into())
+}
+
+/// Mounts a disk, once it is there.
+fn squashfs(disk: &str, target: &str) -> Result<(), StepError> {
+    appearance(disk, || Path::new(disk).exists().then_some(()))
+        .map_err(step(format!("find {disk}")))?;
+    folder(target)?;
+    mount(disk, target, "squashfs", MountFlags::RDONLY, None)
+        .map_err(step(format!("mount the squashfs of {disk}")))
 }
 
 /// What is done inside the root.

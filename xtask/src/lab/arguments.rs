@@ -38,6 +38,9 @@ pub(crate) struct Arguments {
     /// Run as the ordinary user `user`, not as root
     #[arg(long)]
     user: bool,
+    /// Have an arm64 QEMU in the lab
+    #[arg(long)]
+    tools: bool,
     /// Say how long each phase took, and print the console at the end
     #[arg(long, short)]
     verbose: bool,
@@ -69,7 +72,10 @@ impl Arguments {
         }
         let (program, args) = self.words.split_first().context("no program")?;
         let started = Instant::now();
-        let lab = Lab::prepare(shell, self.image.as_deref())?;
+        let mut lab = Lab::prepare(shell, self.image.as_deref())?;
+        if self.tools {
+            lab = lab.with_tools()?;
+        }
         let prepared = started.elapsed();
         let job = Job {
             program: program.clone(),

@@ -3,10 +3,9 @@
 //!
 //! It lies in memory without a path, so that nothing is left of it whatever ends this process.
 
-use super::{Job, arguments, check_program};
+use super::{Job, Lab, arguments, check_program};
 use anyhow::{Context as _, ensure};
 use cpio::newc::{self, ModeFileType};
-use ringfence_image::Image;
 use ringfence_lab_init::{Copied, JOB, PLACED, PLACES, STAGED, encode};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -21,12 +20,13 @@ const IMAGE: (&str, &str) = ("RINGFENCE_IMAGE", "/image");
 const ALIGNMENT: usize = 4;
 
 /// Writes the initramfs and returns the file.
-pub(super) fn write(job: &Job, image: &Image, base: &Path) -> anyhow::Result<File> {
+pub(super) fn write(job: &Job, lab: &Lab) -> anyhow::Result<File> {
     let memory = rustix::fs::memfd_create("lab-initrd", rustix::fs::MemfdFlags::CLOEXEC)
         .context("cannot make a file in memory")?;
     let file = File::from(memory);
-    let archive = archive(job, image)?;
+    let archive = archive(job, lab)?;
     let mut output = BufWriter::new(&file);
+    let base = &lab.parts.initramfs;
     let mut base = File::open(base).with_context(|| format!("cannot read {}", base.display()))?;
     let length = io::copy(&mut base, &mut output).context("cannot copy the initramfs")?;
     let padding = length.next_multiple_of(ALIGNMENT as u64) - length;
@@ -37,7 +37,7 @@ pub(super) fn write(job: &Job, image: &Image, base: &Path) -> anyhow::Result<Fil
     Ok(file)
 }
 
-fn archive(job: &Job, image: &Image) -> anyhow::Result<Archive> {
+fn archive(job: &Job, lab: &Lab) -> anyhow::Result<Archive> {
     let mut archive = Archive::default();
     for path in [STAGED, PLACED] {
         archive.folder(path, 0o755);
@@ -58,6 +58,7 @@ fn archive(job: &Job, image: &Image) -> anyhow::Result<Archive> {
         let (bytes, mode) = read(&file.source)?;
         archive.place(&file.destination, mode, bytes, &mut copied)?;
     }
+    let image = &lab.image;
     let entries = [image.kernel(), image.initramfs(), image.rootfs()];
     let manifest = image.directory().join(ringfence_image::MANIFEST);
     for path in entries.iter().chain([&manifest]) {
@@ -73,6 +74,7 @@ fn archive(job: &Job, image: &Image) -> anyhow::Result<Archive> {
         args: job.args.clone(),
         env,
         ordinary_user: job.ordinary_user,
+        tools: lab.tools.is_some(),
         files: copied,
     };
     archive.file(JOB, 0o644, encode(&job)?)?;

@@ -13,7 +13,7 @@
     reason = "pre_exec: what must happen between fork and exec"
 )]
 
-use super::Machine;
+use super::{Lab, Machine};
 use anyhow::{Context as _, bail};
 use ringfence_lab_init::{Message, PORT, receive};
 use rustix::io::{FdFlags, fcntl_setfd};
@@ -25,7 +25,6 @@ use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -56,17 +55,12 @@ pub(super) enum Timed {
 
 impl Qemu {
     /// Starts the machine.
-    pub(super) fn start(
-        kernel: &Path,
-        initrd: &File,
-        rootfs: &Path,
-        machine: &Machine,
-    ) -> anyhow::Result<Self> {
+    pub(super) fn start(lab: &Lab, initrd: &File, machine: &Machine) -> anyhow::Result<Self> {
         let (port, theirs) = UnixStream::pair().context("cannot make a pair of sockets")?;
         let inherited = [initrd.as_raw_fd(), theirs.as_raw_fd()];
         let file = || tempfile::tempfile().context("cannot make a temporary file");
         let (console, stderr) = (file()?, file()?);
-        let mut command = command(kernel, inherited, rootfs, machine);
+        let mut command = command(lab, inherited, machine);
         command
             .stdin(Stdio::null())
             .stdout(console.try_clone()?)
@@ -186,7 +180,7 @@ fn tail(mut file: &File) -> io::Result<String> {
         .collect())
 }
 
-fn command(kernel: &Path, [initrd, port]: [RawFd; 2], rootfs: &Path, machine: &Machine) -> Command {
+fn command(lab: &Lab, [initrd, port]: [RawFd; 2], machine: &Machine) -> Command {
     let loudness = if machine.verbose {
         "ignore_loglevel"
     } else {
@@ -204,7 +198,7 @@ fn command(kernel: &Path, [initrd, port]: [RawFd; 2], rootfs: &Path, machine: &M
     command.args(["-cpu", "max,pauth-impdef=on,sve=off,sme=off"]);
     command.args(["-smp", &machine.cpus.to_string()]);
     command.args(["-m", &format!("{}M", machine.memory)]);
-    command.arg("-kernel").arg(kernel);
+    command.arg("-kernel").arg(&lab.parts.kernel);
     command.args(["-initrd", &format!("/proc/self/fd/{initrd}")]);
     command.args(["-append", &format!("{KERNEL_ARGS} {loudness}")]);
     command.args(["-chardev", "stdio,id=console,signal=off"]);
@@ -215,11 +209,16 @@ fn command(kernel: &Path, [initrd, port]: [RawFd; 2], rootfs: &Path, machine: &M
         "-device",
         &format!("virtserialport,chardev=port,name={PORT}"),
     ]);
-    command.arg("-blockdev").arg(option(
-        "driver=raw,node-name=root,read-only=on,file.driver=file,file.filename=",
-        rootfs.as_os_str(),
-    ));
-    command.args(["-device", "virtio-blk-pci,drive=root"]);
+    // The lab names its disks in the order of their devices here.
+    let tools = lab.tools.as_deref().map(|tools| ("tools", tools));
+    let rootfs = lab.image.rootfs();
+    for (name, path) in [("root", rootfs.as_path())].into_iter().chain(tools) {
+        let keys =
+            format!("driver=raw,node-name={name},read-only=on,file.driver=file,file.filename=");
+        let disk = option(&keys, path.as_os_str());
+        command.arg("-blockdev").arg(disk);
+        command.args(["-device", &format!("virtio-blk-pci,drive={name}")]);
+    }
     command
 }
 
