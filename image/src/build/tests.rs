@@ -231,6 +231,23 @@ impl Archive {
         mode: LockMode,
         keyring: Option<Keyring>,
     ) -> Result<(Vec<String>, Lock), PlanError> {
+        self.with_planner(lock, mode, keyring, |planner| {
+            let fetched = planner.fetch(Role::Rootfs)?;
+            for (pin, path) in &fetched {
+                assert_eq!(Digest::of_file(path).unwrap(), (pin.sha256, pin.size));
+            }
+            let labels = fetched.iter().map(|(pin, _)| pin.label()).collect();
+            Ok((labels, planner.lock().clone()))
+        })
+    }
+
+    fn with_planner<T>(
+        &self,
+        lock: &Lock,
+        mode: LockMode,
+        keyring: Option<Keyring>,
+        work: impl FnOnce(&mut Planner<'_>) -> Result<T, PlanError>,
+    ) -> Result<T, PlanError> {
         let progress = Progress::Silent;
         // An empty cache each time: only the mirror has something.
         let cache = tempfile::tempdir_in(self.folder.path()).unwrap();
@@ -243,13 +260,14 @@ impl Archive {
         };
         let lock = lock.clone();
         let lists = [&self.wanted, &self.tools];
-        let mut planner = Planner::new(remote, lists, lock, mode, Arch::Aarch64, keyring)?;
-        let fetched = planner.fetch(Role::Rootfs)?;
-        for (pin, path) in &fetched {
-            assert_eq!(Digest::of_file(path).unwrap(), (pin.sha256, pin.size));
-        }
-        let labels = fetched.iter().map(|(pin, _)| pin.label()).collect();
-        Ok((labels, planner.lock().clone()))
+        work(&mut Planner::new(
+            remote,
+            lists,
+            lock,
+            mode,
+            Arch::Aarch64,
+            keyring,
+        )?)
     }
 }
 
@@ -301,6 +319,29 @@ fn a_lock_of_another_list_is_not_used() {
     ));
     let (labels, _) = archive.plan(&lock, LockMode::Prefer).unwrap();
     assert_eq!(labels, ["b 1.0"]);
+}
+
+#[test]
+fn a_stale_list_of_tools_hinders_only_who_wants_them() {
+    let mut archive = Archive::new("1.0");
+    let (_, lock) = archive.plan(&Lock::default(), LockMode::Update).unwrap();
+    archive.release("2.0");
+    let tools = |archive: &Archive, mode| {
+        archive.with_planner(&lock, mode, Some(archive.keyring.clone()), |planner| {
+            planner.check_tools()?;
+            let fetched = planner.fetch(Role::LabTools)?;
+            let labels: Vec<String> = fetched.iter().map(|(pin, _)| pin.label()).collect();
+            Ok(labels)
+        })
+    };
+    assert_eq!(tools(&archive, LockMode::Locked).unwrap(), ["b 1.0"]);
+    archive.tools.packages = vec!["source".to_owned()];
+    let (labels, after) = archive.plan(&lock, LockMode::Locked).unwrap();
+    assert_eq!(labels, ["a 1.0", "b 1.0"]);
+    assert_eq!(after, lock);
+    let error = tools(&archive, LockMode::Locked).unwrap_err();
+    assert!(matches!(error, PlanError::Stale), "{error}");
+    assert_eq!(tools(&archive, LockMode::Prefer).unwrap(), ["source 2.0"]);
 }
 
 #[test]
