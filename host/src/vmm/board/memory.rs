@@ -1,10 +1,9 @@
 //! Guest memory, and how files get into it.
 //!
-//! On Linux the kernel's file is mapped where the guest expects it, private to the guest: its pages
-//! are those of the page cache, nothing is copied before it is needed, and what the guest writes is
-//! its own. The page that the file ends in is filled up with zeros by the system. Should somebody
-//! shorten the file meanwhile, the guest's access faults and the worker process ends, nothing else.
-//! Elsewhere, and where the address is not that of a page, the file is read.
+//! Huge pages are asked for: without them a boot takes half as long again, for the host's faults
+//! and for the walks through two levels of page tables. Files are read and not mapped for the same
+//! reason: a mapped kernel, though nothing is copied, is one of small pages, and boots a tenth slower
+//! than a copy of 5 MiB among huge ones.
 
 use super::BoardError;
 use super::layout::Layout;
@@ -23,7 +22,27 @@ pub(super) fn allocate(layout: &Layout) -> Result<Arc<Memory>, BoardError> {
     let size = usize::try_from(bytes).map_err(|error| no_room(io::Error::other(error)))?;
     let memory = Memory::from_ranges(&[(GuestAddress(region.start), size)])
         .map_err(|error| no_room(io::Error::other(error)))?;
+    #[cfg(target_os = "linux")]
+    ask_for_huge_pages(&memory);
     Ok(Arc::new(memory))
+}
+
+/// Where the system leaves it to programs, this one wants huge pages.
+#[cfg(target_os = "linux")]
+#[expect(unsafe_code, reason = "madvise takes an address")]
+fn ask_for_huge_pages(memory: &Memory) {
+    use rustix::mm::{Advice, madvise};
+    use vm_memory::{GuestMemoryBackend as _, GuestMemoryRegion as _};
+    for region in memory.iter() {
+        if let Ok(slice) = region.as_volatile_slice() {
+            let start = slice.ptr_guard_mut().as_ptr();
+            // SAFETY: the whole of a mapping that exists; the advice changes no content.
+            let advised = unsafe { madvise(start.cast(), slice.len(), Advice::LinuxHugepage) };
+            if let Err(error) = advised {
+                tracing::debug!(%error, "the system has no huge pages for the guest");
+            }
+        }
+    }
 }
 
 /// A file that goes into the guest's memory.
@@ -66,22 +85,6 @@ impl<'a> Part<'a> {
         Ok(bytes)
     }
 
-    /// Has the file be at an address, by mapping it if that can be. The caller has checked that
-    /// there is room for it.
-    #[cfg(target_os = "linux")]
-    pub(super) fn map(self, memory: &Memory, at: u64) -> Result<(), BoardError> {
-        if map(&self.file, self.len, memory, at).is_some() {
-            return Ok(());
-        }
-        self.read(memory, at)
-    }
-
-    /// Has the file be at an address.
-    #[cfg(not(target_os = "linux"))]
-    pub(super) fn map(self, memory: &Memory, at: u64) -> Result<(), BoardError> {
-        self.read(memory, at)
-    }
-
     /// Copies the file to an address. The caller has checked that there is room for it.
     pub(super) fn read(mut self, memory: &Memory, at: u64) -> Result<(), BoardError> {
         use std::io::Seek as _;
@@ -104,28 +107,4 @@ impl<'a> Part<'a> {
             source,
         }
     }
-}
-
-/// Maps a file over the guest's memory, whole pages of it. `None` if that cannot be.
-#[cfg(target_os = "linux")]
-#[expect(unsafe_code, reason = "a mapping at a fixed address")]
-fn map(file: &File, len: u64, memory: &Memory, at: u64) -> Option<()> {
-    use rustix::mm::{MapFlags, ProtFlags, mmap};
-    use vm_memory::GuestMemoryBackend as _;
-    let page = rustix::param::page_size();
-    let len = usize::try_from(len).ok()?.checked_next_multiple_of(page)?;
-    // One piece of the guest's memory, all of it.
-    let slice = memory.get_slice(GuestAddress(at), len).ok()?;
-    let host = slice.ptr_guard_mut().as_ptr();
-    if len == 0 || !host.addr().is_multiple_of(page) {
-        return None;
-    }
-    let (access, flags) = (
-        ProtFlags::READ | ProtFlags::WRITE,
-        MapFlags::PRIVATE | MapFlags::FIXED,
-    );
-    // SAFETY: these pages are the guest's memory, which nothing but guest and devices access, and
-    // which knows of no content that would have to stay; it is unmapped whole, with this in it.
-    unsafe { mmap(host.cast(), len, access, flags, file, 0) }.ok()?;
-    Some(())
 }

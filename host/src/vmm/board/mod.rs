@@ -207,7 +207,7 @@ pub(crate) fn load(
     memory
         .write_slice(&tree, GuestAddress(placement.fdt.start))
         .map_err(|_| BoardError::LongTree { len: tree.len() })?;
-    image.map(&memory, placement.kernel.start)?;
+    image.read(&memory, placement.kernel.start)?;
     archive.read(&memory, placement.initramfs.start)?;
     Ok(Loaded {
         memory,
