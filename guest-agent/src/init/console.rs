@@ -44,6 +44,15 @@ impl Stopwatch {
         Self(std::env::var_os("RINGFENCE_DEBUG").map(|_| Instant::now()))
     }
 
+    /// Says how long the kernel has been counting time, which it does soon after its start.
+    pub(super) fn tell_uptime(&self, console: &mut Console) {
+        if self.0.is_some() {
+            let uptime = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+            let micros = uptime.tv_sec * 1_000_000 + uptime.tv_nsec / 1000;
+            console.say(&format!("since the kernel's start: {micros} us"));
+        }
+    }
+
     pub(super) fn lap(&mut self, console: &mut Console, step: &str) {
         if let Some(since) = &mut self.0 {
             console.say(&format!("{step}: {} us", since.elapsed().as_micros()));

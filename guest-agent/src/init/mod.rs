@@ -98,6 +98,7 @@ fn start(console: &mut Console) -> Result<Pid, InitError> {
     let mut watch = Stopwatch::new();
     mounts::early()?;
     console.reopen();
+    watch.tell_uptime(console);
     watch.lap(console, "devices");
     modules::load()?;
     watch.lap(console, "modules");

@@ -55,7 +55,7 @@ mod worker;
 pub(crate) use board::layout::{MEMORY_GRANULE, MOST_MEMORY};
 #[cfg(target_os = "linux")]
 pub(crate) use qemu::{boot as boot_qemu, find as find_qemu};
-pub(crate) use worker::{COMMAND as WORKER, serve as work};
+pub(crate) use worker::{COMMAND as WORKER, DEBUG, serve as work};
 
 use std::fs::File;
 use std::io;

@@ -153,7 +153,7 @@ fn boot(config: &Config) -> Result<Guest, Error> {
             console_log: console_log.map_err(Error::system("cannot use the console's log file"))?,
             boot_timeout: config.boot_timeout.unwrap_or(BOOT_TIMEOUT),
             ready_port: port::READY,
-            kernel_args: Vec::new(),
+            kernel_args: debug_args(),
         },
     )
     .map_err(machine_error)?;
@@ -169,6 +169,13 @@ fn boot(config: &Config) -> Result<Guest, Error> {
         Err(_) if guest.machine.exit_within(AFTERMATH).is_some() => Err(guest.gone()),
         Err(error) => Err(error),
     }
+}
+
+/// Has process 1 of the guest say on the console how long its steps take.
+fn debug_args() -> Vec<String> {
+    let wanted = std::env::var_os(vmm::DEBUG).is_some();
+    let arg = wanted.then(|| format!("{}=1", vmm::DEBUG));
+    arg.into_iter().collect()
 }
 
 /// The guest has no clock that runs while it does not: the host says what time it is.
