@@ -215,13 +215,22 @@ fn documentation(shell: &Shell) -> anyhow::Result<()> {
     .run()?)
 }
 
-/// Replays the corpora and a bounded number of mutations of them.
+/// Replays the corpora and a bounded number of mutations of them, in a workspace of its own.
 fn fuzz(shell: &Shell) -> anyhow::Result<()> {
-    Ok(
-        cmd!(shell, "cargo test --quiet --manifest-path fuzz/Cargo.toml")
-            .quiet()
-            .run()?,
+    let manifest = ["--manifest-path", "fuzz/Cargo.toml"];
+    cmd!(shell, "cargo fmt {manifest...} --check")
+        .quiet()
+        .run()?;
+    cmd!(
+        shell,
+        "cargo clippy --quiet {manifest...} --all-targets -- -D warnings"
     )
+    .quiet()
+    .run()?;
+    cmd!(shell, "cargo test --quiet {manifest...}")
+        .quiet()
+        .run()?;
+    Ok(())
 }
 
 fn step(name: &str, work: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
