@@ -29,8 +29,13 @@ pub(super) fn private_directory(parent: RawFd, name: &CStr, user: User) -> Sys<(
     sys::fchownat(parent, name, user.uid, user.gid, libc::AT_SYMLINK_NOFOLLOW)
 }
 
-/// Writes one input file.
-pub(super) fn write(workspace: RawFd, file: &PlannedFile<'_>, user: User) -> Sys<()> {
+/// Writes one input file, unless the process `caller` ends meanwhile.
+pub(super) fn write(
+    workspace: RawFd,
+    file: &PlannedFile<'_>,
+    user: User,
+    caller: RawFd,
+) -> Sys<()> {
     let owned = |path| {
         sys::fchownat(
             workspace,
@@ -51,19 +56,26 @@ pub(super) fn write(workspace: RawFd, file: &PlannedFile<'_>, user: User) -> Sys
     let fd = sys::openat(workspace, &file.path, flags, file.mode)?;
     let result = match &file.source {
         Source::Bytes(bytes) => sys::write_all(fd, bytes),
-        Source::File { file, len } => copy(file.as_raw_fd(), fd, *len),
+        Source::File { file, len } => copy(file.as_raw_fd(), fd, *len, caller),
     };
     sys::close(fd);
     result?;
     owned(&file.path)
 }
 
-/// Copies a file from its start, at most the length that it had when it was planned.
-fn copy(from: RawFd, to: RawFd, len: u64) -> Sys<()> {
+/// Bytes between two looks at the caller.
+const PORTION: usize = 16 << 20;
+
+/// Copies a file from its start, at most the length that it had when it was planned. Holes become
+/// memory, so that this can take long and much: for nobody it is not done.
+fn copy(from: RawFd, to: RawFd, len: u64, caller: RawFd) -> Sys<()> {
     let mut offset: i64 = 0;
     let mut left = len;
     while left > 0 {
-        let count = usize::try_from(left).unwrap_or(usize::MAX).min(1 << 30);
+        if is_gone(caller)? {
+            return Err(Errno(libc::ESRCH));
+        }
+        let count = usize::try_from(left).unwrap_or(usize::MAX).min(PORTION);
         let args = [
             sys::signed(to),
             sys::signed(from),
@@ -79,4 +91,49 @@ fn copy(from: RawFd, to: RawFd, len: u64) -> Sys<()> {
         left = left.saturating_sub(copied as u64);
     }
     Ok(())
+}
+
+/// Whether the process behind a descriptor has ended.
+fn is_gone(process: RawFd) -> Sys<bool> {
+    let mut fds = [libc::pollfd {
+        fd: process,
+        events: libc::POLLIN,
+        revents: 0,
+    }];
+    sys::poll(&mut fds, Some(0)).map(|ready| ready > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+    use std::process::Command;
+
+    #[expect(unsafe_code, reason = "the standard library opens no processes")]
+    fn open_process(pid: u32) -> RawFd {
+        // SAFETY: takes no pointers.
+        let fd = unsafe { sys::call(libc::SYS_pidfd_open, [pid as usize, 0]) };
+        RawFd::try_from(fd.unwrap()).unwrap()
+    }
+
+    #[test]
+    fn nothing_is_copied_for_a_caller_that_is_gone() {
+        let from = tempfile::tempfile().unwrap();
+        from.set_len(1 << 40).unwrap();
+        let to: File = tempfile::tempfile().unwrap();
+        let mut gone = Command::new("true").spawn().unwrap();
+        let caller = open_process(gone.id());
+        gone.wait().unwrap();
+        let (source, target) = (from.as_raw_fd(), to.as_raw_fd());
+        assert_eq!(
+            copy(source, target, 1 << 40, caller),
+            Err(Errno(libc::ESRCH))
+        );
+        assert_eq!(to.metadata().unwrap().len(), 0);
+        sys::close(caller);
+        let living = open_process(std::process::id());
+        copy(source, target, 5, living).unwrap();
+        assert_eq!(to.metadata().unwrap().len(), 5);
+        sys::close(living);
+    }
 }

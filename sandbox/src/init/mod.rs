@@ -109,7 +109,8 @@ fn set_up(plan: &Plan<'_>, gaps: &Gaps) -> Done<Ready> {
     }
     let workspace = files::workspace(plan, user)?;
     for (index, file) in plan.files.iter().enumerate() {
-        files::write(workspace, file, user).map_err(item(Step::InputFile, index))?;
+        files::write(workspace, file, user, plan.fds.caller)
+            .map_err(item(Step::InputFile, index))?;
     }
     landlock_rules(plan)?;
     // From here on nobody of the same user can look into this process, which is a copy of the
