@@ -7,6 +7,7 @@
 
 #![expect(unsafe_code, reason = "getdents64 and renameat2")]
 
+use super::root::decimal;
 use crate::sys::{self, Errno, Sys, signed};
 use std::ffi::CStr;
 use std::os::fd::RawFd;
@@ -52,7 +53,7 @@ fn remove_directory(dir: RawFd, name: &CStr) -> bool {
 
 /// Empties the directory `name` of `top`; directories in it that are not empty move to `top`.
 fn flatten(top: RawFd, name: &CStr, names: &mut Names) {
-    let _ = sys::fchmodat(top, name, 0o700);
+    make_accessible(top, name);
     let Ok(dir) = sys::openat(top, name, OPEN, 0) else {
         return;
     };
@@ -62,7 +63,7 @@ fn flatten(top: RawFd, name: &CStr, names: &mut Names) {
         for_each_entry(dir, |name| {
             moved |= remove_entry(dir, name, |name| {
                 // Moving a directory changes its "..", for which it must be writable.
-                let _ = sys::fchmodat(dir, name, 0o700);
+                make_accessible(dir, name);
                 names.take(|fresh| rename(dir, name, top, fresh));
             });
         });
@@ -71,6 +72,27 @@ fn flatten(top: RawFd, name: &CStr, names: &mut Names) {
         }
     }
     sys::close(dir);
+}
+
+/// Gives the owner all rights on the directory `name`. By its descriptor: should somebody be left
+/// who puts a link in its place, what that points to keeps its mode.
+fn make_accessible(dir: RawFd, name: &CStr) {
+    let flags = libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW;
+    let Ok(opened) = sys::openat(dir, name, flags, 0) else {
+        return;
+    };
+    // `fchmod` refuses such a descriptor, and `fchmodat2` came with Linux 6.6.
+    let mut path = [0; 25];
+    let mut digits = [0; 10];
+    let number = decimal(opened.unsigned_abs(), &mut digits);
+    let text = b"/proc/self/fd/".iter().chain(number);
+    for (slot, byte) in path.iter_mut().zip(text) {
+        *slot = *byte;
+    }
+    if let Ok(path) = CStr::from_bytes_until_nul(&path) {
+        let _ = sys::fchmodat(opened, path, 0o700);
+    }
+    sys::close(opened);
 }
 
 /// Fresh names.
@@ -156,6 +178,25 @@ mod tests {
     use std::os::fd::AsRawFd;
     use std::os::unix::ffi::OsStrExt;
     use std::os::unix::fs::{PermissionsExt, symlink};
+
+    #[test]
+    fn what_a_link_points_to_keeps_its_mode() {
+        let base = tempfile::tempdir().unwrap();
+        let mode = |name: &str| {
+            let path = base.path().join(name);
+            fs::metadata(path).unwrap().permissions().mode() & 0o777
+        };
+        for name in ["outside", "closed"] {
+            let path = base.path().join(name);
+            fs::create_dir(&path).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o0)).unwrap();
+        }
+        symlink(base.path().join("outside"), base.path().join("link")).unwrap();
+        let dir = File::open(base.path()).unwrap();
+        make_accessible(dir.as_raw_fd(), c"link");
+        make_accessible(dir.as_raw_fd(), c"closed");
+        assert_eq!((mode("outside"), mode("closed")), (0, 0o700));
+    }
 
     #[test]
     fn wide_deep_and_closed_trees_go_and_links_are_not_followed() {

@@ -121,7 +121,7 @@ fn create(path: &CStr, parts: &[&[u8]]) -> Sys<()> {
 }
 
 /// The decimal digits of a number.
-fn decimal(mut number: u32, buffer: &mut [u8; 10]) -> &[u8] {
+pub(super) fn decimal(mut number: u32, buffer: &mut [u8; 10]) -> &[u8] {
     let mut start = buffer.len();
     for (index, slot) in buffer.iter_mut().enumerate().rev() {
         *slot = b'0'.saturating_add(u8::try_from(number % 10).unwrap_or(0));
