@@ -45,6 +45,11 @@ pub(crate) fn confines_abstract_sockets() -> bool {
     version() >= SCOPES
 }
 
+/// Whether Landlock keeps the program's signals within the sandbox.
+pub(crate) fn confines_signals() -> bool {
+    version() >= SCOPES
+}
+
 /// Whether Landlock keeps the program from the sockets of others that have a path, such as a user's
 /// D-Bus, through which a program outside could be started.
 pub(crate) fn confines_path_sockets() -> bool {

@@ -4,13 +4,14 @@ use crate::identity::Caller;
 use crate::init::OnHost;
 use crate::namespaces::Attempt;
 use crate::plan::{
-    Descriptors, Execution, HostDirectory, PathRule, Plan, PlannedFile, Root, Source, StringVector,
+    Descriptors, Execution, HostDirectory, Identity, PathRule, Plan, PlannedFile, Root, Source,
+    StringVector,
 };
 use crate::resolve::{Host, Resolved, is_open_to_all, resolve};
 use crate::rlimits::{Bounded, rlimits, spent};
 use crate::seccomp::{Separated, filters};
 use crate::{
-    Content, InputFile, Layer, LayerState, SpawnError, Spec, Stdin, cgroup, confine,
+    Access, Content, InputFile, Layer, LayerState, SpawnError, Spec, Stdin, cgroup, confine,
     host_directory, view,
 };
 use std::collections::BTreeSet;
@@ -75,6 +76,10 @@ pub(crate) fn prepare<'s>(
             && (private || confine::confines_path_sockets()),
         ipc: attempt.has(Layer::IpcNs),
         pids: attempt.has(Layer::PidNs),
+        signals: attempt.has(Layer::PidNs)
+            || confine::confines_signals()
+            || matches!(identity, Identity::Own { .. }),
+        lasting_files: private && !grants_writing(spec),
     };
     let filters = filters(separated).map_err(|error| SpawnError::LayerUnavailable {
         layer: Layer::Seccomp,
@@ -135,6 +140,13 @@ pub(crate) fn prepare<'s>(
         ends,
         layers,
     })
+}
+
+/// Whether the program may change files of the host.
+fn grants_writing(spec: &Spec) -> bool {
+    spec.grants
+        .iter()
+        .any(|grant| grant.access == Access::ReadWrite)
 }
 
 /// Refuses when one of these layers is missing though it is required.

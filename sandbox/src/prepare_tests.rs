@@ -59,7 +59,7 @@ fn grants_are_plain_absolute_paths() {
         let mut spec = Spec::new("sh");
         spec.grants.push(crate::Grant {
             path: path.into(),
-            access: crate::Access::Read,
+            access: Access::Read,
         });
         refused(check_grants(&spec), path);
     }

@@ -22,6 +22,15 @@ const AF_UNIX: u32 = libc::AF_UNIX as u32;
 const TIOCSTI: u32 = 0x5412;
 const TIOCLINUX: u32 = 0x541C;
 const TIOCSETD: u32 = 0x5423;
+const FIOSETOWN: u32 = 0x8901;
+const SIOCSPGRP: u32 = 0x8902;
+const F_SETOWN: u32 = 8;
+const F_SETOWN_EX: u32 = 15;
+
+/// Bits of a mode that let whoever runs a file become its owner.
+const SET_ID: u64 = 0o6000;
+/// Flags of `open` with which the mode counts: `O_CREAT` and the bit that makes `O_TMPFILE`.
+const CREATES: u64 = 0o100 | 0o20_000_000;
 
 /// Never allowed.
 pub(crate) const GROUPS: &[Group] = &[
@@ -266,3 +275,118 @@ pub(crate) const WITHOUT_PID_NAMESPACE: &[Rule] = &[
         when: &[],
     },
 ];
+
+/// Denied where a signal could reach other processes of the same user: no process namespace, no
+/// user of its own, and a Landlock before Linux 6.12. What names a process is not known to the
+/// filter as its own, so only the process group, which is the sandbox's, can be signalled.
+pub(crate) const WITHOUT_SIGNAL_SEPARATION: &[Rule] = &[
+    Rule {
+        reason: "signals to others; zero is the own process group",
+        call: libc::SYS_kill,
+        when: &[IsNot(0, 0)],
+    },
+    Rule {
+        reason: "signals to others",
+        call: libc::SYS_tkill,
+        when: &[],
+    },
+    Rule {
+        reason: "signals to others",
+        call: libc::SYS_tgkill,
+        when: &[],
+    },
+    Rule {
+        reason: "signals to others",
+        call: libc::SYS_rt_sigqueueinfo,
+        when: &[],
+    },
+    Rule {
+        reason: "signals to others",
+        call: libc::SYS_rt_tgsigqueueinfo,
+        when: &[],
+    },
+    Rule {
+        reason: "signals to others",
+        call: libc::SYS_pidfd_send_signal,
+        when: &[],
+    },
+    Rule {
+        reason: "has the kernel signal others",
+        call: libc::SYS_fcntl,
+        when: &[Is(1, F_SETOWN)],
+    },
+    Rule {
+        reason: "has the kernel signal others",
+        call: libc::SYS_fcntl,
+        when: &[Is(1, F_SETOWN_EX)],
+    },
+    Rule {
+        reason: "has the kernel signal others",
+        call: libc::SYS_ioctl,
+        when: &[Is(1, FIOSETOWN)],
+    },
+    Rule {
+        reason: "has the kernel signal others",
+        call: libc::SYS_ioctl,
+        when: &[Is(1, SIOCSPGRP)],
+    },
+];
+
+/// Denied where what the program makes stays: a program with the caller's user as its owner and a
+/// set-user-ID bit would give the caller's rights to whoever runs it later.
+pub(crate) const WITH_LASTING_FILES: &[Rule] = &[
+    Rule {
+        reason: "set-user-ID or set-group-ID",
+        call: libc::SYS_fchmod,
+        when: &[Has(1, SET_ID)],
+    },
+    Rule {
+        reason: "set-user-ID or set-group-ID",
+        call: libc::SYS_fchmodat,
+        when: &[Has(2, SET_ID)],
+    },
+    Rule {
+        reason: "set-user-ID or set-group-ID",
+        call: 452,
+        when: &[Has(2, SET_ID)],
+    },
+    Rule {
+        reason: "set-user-ID or set-group-ID from the beginning",
+        call: libc::SYS_mknodat,
+        when: &[Has(2, SET_ID)],
+    },
+    Rule {
+        reason: "set-user-ID or set-group-ID from the beginning",
+        call: libc::SYS_openat,
+        when: &[Has(2, CREATES), Has(3, SET_ID)],
+    },
+];
+
+/// The older forms of these calls.
+#[cfg(target_arch = "x86_64")]
+pub(crate) const WITH_LASTING_FILES_OF_THIS_ARCHITECTURE: &[Rule] = &[
+    Rule {
+        reason: "set-user-ID or set-group-ID",
+        call: libc::SYS_chmod,
+        when: &[Has(1, SET_ID)],
+    },
+    Rule {
+        reason: "set-user-ID or set-group-ID from the beginning",
+        call: libc::SYS_mknod,
+        when: &[Has(1, SET_ID)],
+    },
+    Rule {
+        reason: "set-user-ID or set-group-ID from the beginning",
+        call: libc::SYS_creat,
+        when: &[Has(1, SET_ID)],
+    },
+    Rule {
+        reason: "set-user-ID or set-group-ID from the beginning",
+        call: libc::SYS_open,
+        when: &[Has(1, CREATES), Has(2, SET_ID)],
+    },
+];
+
+/// There are none.
+#[cfg(target_arch = "aarch64")]
+pub(crate) const WITH_LASTING_FILES_OF_THIS_ARCHITECTURE: &[Rule] = &[];

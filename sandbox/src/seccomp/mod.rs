@@ -73,6 +73,29 @@ pub(crate) struct Separated {
     pub(crate) ipc: bool,
     /// Process numbers, by a namespace.
     pub(crate) pids: bool,
+    /// Processes that a signal could reach, by a namespace, by Landlock or by a user of its own.
+    pub(crate) signals: bool,
+    /// Files that outlive the sandbox: there are none that the program can make or change.
+    pub(crate) lasting_files: bool,
+}
+
+impl Separated {
+    /// How many there are.
+    const VARIANTS: usize = 1 << 5;
+
+    fn index(self) -> usize {
+        let Self {
+            sockets,
+            ipc,
+            pids,
+            signals,
+            lasting_files,
+        } = self;
+        let bits = [sockets, ipc, pids, signals, lasting_files];
+        bits.iter()
+            .enumerate()
+            .fold(0, |index, (bit, set)| index | usize::from(*set) << bit)
+    }
 }
 
 /// The compiled filters, in the order in which they are applied.
@@ -83,11 +106,10 @@ pub(crate) struct Filters {
 
 /// The filters, compiled on first use.
 pub(crate) fn filters(separated: Separated) -> Result<&'static Filters, FilterError> {
-    static COMPILED: [OnceLock<Result<Filters, FilterError>>; 8] = [const { OnceLock::new() }; 8];
-    let Separated { sockets, ipc, pids } = separated;
-    let index = usize::from(sockets) | usize::from(ipc) << 1 | usize::from(pids) << 2;
+    static COMPILED: [OnceLock<Result<Filters, FilterError>>; Separated::VARIANTS] =
+        [const { OnceLock::new() }; Separated::VARIANTS];
     let cell = COMPILED
-        .get(index)
+        .get(separated.index())
         .ok_or_else(|| FilterError("no such variant".into()))?;
     cell.get_or_init(|| compile(separated))
         .as_ref()
@@ -99,6 +121,8 @@ fn compile(separated: Separated) -> Result<Filters, FilterError> {
         .iter()
         .chain(allow::ARCH_GROUPS)
         .flat_map(|group| group.calls)
+        // Its mode is in memory, where no filter can see it.
+        .filter(|call| separated.lasting_files || **call != libc::SYS_openat2)
         .map(|call| (*call, Vec::new()))
         .collect();
     let allow = program(
@@ -116,6 +140,13 @@ fn compile(separated: Separated) -> Result<Filters, FilterError> {
     }
     if !separated.pids {
         lists.push(deny::WITHOUT_PID_NAMESPACE);
+    }
+    if !separated.signals {
+        lists.push(deny::WITHOUT_SIGNAL_SEPARATION);
+    }
+    if !separated.lasting_files {
+        lists.push(deny::WITH_LASTING_FILES);
+        lists.push(deny::WITH_LASTING_FILES_OF_THIS_ARCHITECTURE);
     }
     let always = |call: &i64| (*call, Vec::new());
     let mut denied: BTreeMap<i64, Vec<SeccompRule>> = deny::GROUPS
@@ -226,16 +257,55 @@ mod tests {
 
     #[test]
     fn all_variants_compile_within_the_kernel_s_bound() {
-        for bits in 0..8 {
+        let mut seen = BTreeSet::new();
+        for bits in 0..Separated::VARIANTS {
             let separated = Separated {
                 sockets: bits & 1 != 0,
                 ipc: bits & 2 != 0,
                 pids: bits & 4 != 0,
+                signals: bits & 8 != 0,
+                lasting_files: bits & 16 != 0,
             };
+            assert!(seen.insert(separated.index()));
             for program in &filters(separated).unwrap().programs {
                 assert!(program.len() < 4096, "{} instructions", program.len());
             }
         }
+    }
+
+    #[test]
+    fn signals_stay_in_the_process_group_where_nothing_else_keeps_them() {
+        let separated = Separated {
+            sockets: true,
+            ipc: true,
+            pids: false,
+            signals: false,
+            lasting_files: true,
+        };
+        let [_, deny] = &filters(separated).unwrap().programs;
+        let answers = std::thread::spawn(|| {
+            seccompiler::apply_filter(deny).unwrap();
+            let me = std::process::id() as usize;
+            let everybody = usize::MAX;
+            [
+                (libc::SYS_kill, [0, 0, 0, 0]),
+                (libc::SYS_kill, [me, 0, 0, 0]),
+                (libc::SYS_kill, [everybody, 0, 0, 0]),
+                (libc::SYS_tkill, [me, 0, 0, 0]),
+                (libc::SYS_tgkill, [me, me, 0, 0]),
+                (libc::SYS_pidfd_send_signal, [0, 0, 0, 0]),
+                (libc::SYS_fcntl, [0, 8, me, 0]),
+            ]
+            .map(|(call, args)| {
+                #[expect(unsafe_code, reason = "asks the filter")]
+                // SAFETY: none of these calls is given a pointer that is not null.
+                let answer = unsafe { crate::sys::call(call, args) };
+                answer.err().map_or(0, |errno| errno.0)
+            })
+        });
+        let [group, others @ ..] = answers.join().unwrap();
+        assert_eq!(group, 0);
+        assert_eq!(others, [libc::EPERM; 6]);
     }
 
     #[test]
@@ -256,6 +326,9 @@ mod tests {
             deny::WITHOUT_SOCKET_SEPARATION,
             deny::WITHOUT_IPC_NAMESPACE,
             deny::WITHOUT_PID_NAMESPACE,
+            deny::WITHOUT_SIGNAL_SEPARATION,
+            deny::WITH_LASTING_FILES,
+            deny::WITH_LASTING_FILES_OF_THIS_ARCHITECTURE,
         ];
         for rule in deny::RULES.iter().chain(lists.into_iter().flatten()) {
             assert!(seen.contains(&rule.call), "{}: {}", rule.call, rule.reason);
