@@ -8,7 +8,7 @@
 mod common;
 
 use common::{MODES, Outcome, exists, is_root, python, run, shell, skipped};
-use ringfence_sandbox::{Namespaces, Spec};
+use ringfence_sandbox::{Access, Grant, Namespaces, Spec};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
@@ -28,7 +28,15 @@ def attempt(name, function):
 
 /// Runs attempts and compares "name answer" lines.
 fn check(mode: Namespaces, attempts: &str, expected: &[(&str, &[&str])]) -> Outcome {
-    let outcome = run(python(&format!("{PRELUDE}{attempts}"), mode));
+    compare(
+        mode,
+        run(python(&format!("{PRELUDE}{attempts}"), mode)),
+        expected,
+    )
+}
+
+/// Compares the "name answer" lines of attempts.
+fn compare(mode: Namespaces, outcome: Outcome, expected: &[(&str, &[&str])]) -> Outcome {
     assert_eq!(outcome.code(), 0, "{}", outcome.errors());
     let text = outcome.text();
     let lines: Vec<(&str, &str)> = text
@@ -344,6 +352,73 @@ attempt('xattr', lambda: os.setxattr('/usr/bin/env', 'user.x', b'y'))
         .map(|name| (*name, refused))
         .collect();
     check(Namespaces::Auto, attempts, &expected);
+}
+
+#[test]
+fn no_set_user_id_program_is_left_in_a_granted_directory() {
+    let granted = tempfile::tempdir().unwrap();
+    fs::set_permissions(granted.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    let attempts = format!(
+        "
+os.chdir({:?})
+open('file', 'w').close()
+descriptor = os.open('file', os.O_RDWR)
+for bits in 0o4755, 0o2755:
+    attempt(f'chmod {{bits:o}}', lambda: os.chmod('file', bits))
+    attempt(f'fchmod {{bits:o}}', lambda: os.fchmod(descriptor, bits))
+    attempt(f'open {{bits:o}}', lambda: os.open('new', os.O_CREAT | os.O_WRONLY, bits))
+    attempt(f'unnamed {{bits:o}}', lambda: os.open('.', os.O_TMPFILE | os.O_WRONLY, bits))
+    attempt(f'mknod {{bits:o}}', lambda: os.mknod('node', bits))
+call('fchmodat2', 452, 452, -100, b'file', 0o4755, 0)
+call('openat2', 437, 437, -100, b'new', struct.pack('QQQ', 0o101, 0o4755, 0), 24)
+attempt('plain chmod', lambda: os.chmod('file', 0o1755))
+attempt('plain open', lambda: os.open('new', os.O_CREAT | os.O_WRONLY, 0o755))
+",
+        granted.path()
+    );
+    let mut expected: Vec<(String, &[&str])> = Vec::new();
+    for bits in ["4755", "2755"] {
+        for name in ["chmod", "fchmod", "open", "unnamed", "mknod"] {
+            expected.push((format!("{name} {bits}"), &["EPERM"]));
+        }
+    }
+    // fchmodat2 is in Linux since 6.6, and the filter answers before the kernel looks.
+    expected.push(("fchmodat2".into(), &["EPERM"]));
+    expected.push(("openat2".into(), &["ENOSYS"]));
+    expected.push(("plain chmod".into(), &["ok"]));
+    expected.push(("plain open".into(), &["ok"]));
+    let expected: Vec<(&str, &[&str])> = expected
+        .iter()
+        .map(|(name, answers)| (name.as_str(), *answers))
+        .collect();
+    for mode in MODES {
+        let mut spec = python(&format!("{PRELUDE}{attempts}"), mode);
+        spec.grants = vec![Grant {
+            path: granted.path().into(),
+            access: Access::ReadWrite,
+        }];
+        compare(mode, run(spec), &expected);
+        for entry in fs::read_dir(granted.path()).unwrap() {
+            let path = entry.unwrap().path();
+            let mode = fs::metadata(&path).unwrap().permissions().mode();
+            assert_eq!(mode & 0o6000, 0, "{path:?}");
+            fs::remove_file(path).unwrap();
+        }
+    }
+}
+
+#[test]
+fn keys_locks_and_boot_parameters_of_the_host_are_hidden() {
+    let files = ["keys", "key-users", "locks", "kallsyms", "cmdline"];
+    let attempts: String = files
+        .iter()
+        .map(|name| format!("attempt('{name}', lambda: open('/proc/{name}').read())\n"))
+        .collect();
+    let refused: &[&str] = &["EACCES", "ENOENT"];
+    let expected = files.map(|name| (name, refused));
+    for mode in MODES {
+        check(mode, &attempts, &expected);
+    }
 }
 
 #[test]

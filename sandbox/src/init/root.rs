@@ -180,9 +180,34 @@ fn proc() -> Done {
     let flags = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
     let hidden = mount(c"proc", c"proc", Some(c"proc"), flags, Some(c"hidepid=2"));
     match hidden {
-        Ok(()) | Err(Errno(libc::EPERM | libc::EACCES | libc::EBUSY | libc::EINVAL)) => Ok(()),
+        Ok(()) => HIDDEN
+            .iter()
+            .try_for_each(|file| hide(file))
+            .map_err(at(Step::Proc)),
+        Err(Errno(libc::EPERM | libc::EACCES | libc::EBUSY | libc::EINVAL)) => Ok(()),
         Err(errno) => Err(at(Step::Proc)(errno)),
     }
+}
+
+/// What a `/proc` shows of the host in every namespace: keys of the caller's keyrings and other
+/// users' counts of them, locks on others' files, the kernel's addresses and boot parameters.
+const HIDDEN: &[&CStr] = &[
+    c"proc/keys",
+    c"proc/key-users",
+    c"proc/locks",
+    c"proc/kallsyms",
+    c"proc/cmdline",
+];
+
+/// Covers a file with a device that cannot be opened.
+fn hide(file: &CStr) -> Sys<()> {
+    match mount(c"/dev/null", file, None, libc::MS_BIND, None) {
+        Ok(()) => {}
+        // The kernel was built without what it shows.
+        Err(Errno(libc::ENOENT)) => return Ok(()),
+        Err(errno) => return Err(errno),
+    }
+    set_attributes(HERE, file, 0, ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV)
 }
 
 fn attach(bind: &Bind) -> Sys<()> {
