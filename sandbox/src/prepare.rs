@@ -79,6 +79,7 @@ pub(crate) fn prepare<'s>(
         signals: attempt.has(Layer::PidNs)
             || confine::confines_signals()
             || matches!(identity, Identity::Own { .. }),
+        root: private,
         lasting_files: private && !grants_writing(spec),
     };
     let filters = filters(separated).map_err(|error| SpawnError::LayerUnavailable {

@@ -408,6 +408,22 @@ attempt('plain open', lambda: os.open('new', os.O_CREAT | os.O_WRONLY, 0o755))
 }
 
 #[test]
+fn names_of_new_files_of_the_host_are_not_told() {
+    let outside = tempfile::tempdir().unwrap();
+    fs::set_permissions(outside.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let attempts = format!(
+        "
+watcher = libc.inotify_init()
+call('watch', 254, 27, watcher, {:?}.encode(), 0x100)
+",
+        outside.path()
+    );
+    for mode in MODES {
+        check(mode, &attempts, &[("watch", &["EPERM", "ENOENT"])]);
+    }
+}
+
+#[test]
 fn keys_locks_and_boot_parameters_of_the_host_are_hidden() {
     let files = ["keys", "key-users", "locks", "kallsyms", "cmdline"];
     let attempts: String = files
@@ -435,6 +451,7 @@ attempt('cmdline', lambda: open('/proc/{pid}/cmdline').read())
 attempt('environ', lambda: open('/proc/{pid}/environ').read())
 attempt('parent', lambda: os.kill(os.getppid(), 9))
 attempt('prlimit', lambda: __import__('resource').prlimit({pid}, 7, (1, 1)))
+call('ioprio of the user', 251, 30, 3, 0, 3 << 13)
 "
     );
     let refused: &[&str] = &["EPERM", "ESRCH", "EACCES", "ENOENT"];
@@ -445,12 +462,19 @@ attempt('prlimit', lambda: __import__('resource').prlimit({pid}, 7, (1, 1)))
         } else {
             &["EPERM"]
         };
+        // In a namespace only its own processes are meant.
+        let priority: &[&str] = if mode == Namespaces::Auto {
+            &["ok", "EPERM", "ESRCH"]
+        } else {
+            &["EPERM"]
+        };
         let expected = [
             ("kill", refused),
             ("cmdline", refused),
             ("environ", refused),
             ("parent", parent),
             ("prlimit", refused),
+            ("ioprio of the user", priority),
         ];
         check(mode, &attempts, &expected);
         assert!(victim.try_wait().unwrap().is_none());

@@ -24,6 +24,7 @@ const TIOCLINUX: u32 = 0x541C;
 const TIOCSETD: u32 = 0x5423;
 const FIOSETOWN: u32 = 0x8901;
 const SIOCSPGRP: u32 = 0x8902;
+const IOPRIO_WHO_PROCESS: u32 = 1;
 const F_SETOWN: u32 = 8;
 const F_SETOWN_EX: u32 = 15;
 
@@ -270,11 +271,23 @@ pub(crate) const WITHOUT_PID_NAMESPACE: &[Rule] = &[
         when: &[IsNot(1, 0)],
     },
     Rule {
+        reason: "I/O priority of all processes of the user",
+        call: libc::SYS_ioprio_set,
+        when: &[IsNot(0, IOPRIO_WHO_PROCESS)],
+    },
+    Rule {
         reason: "memory of others",
         call: libc::SYS_process_mrelease,
         when: &[],
     },
 ];
+
+/// Denied where the tree of files is the host's: Landlock has no say in it.
+pub(crate) const WITHOUT_PRIVATE_ROOT: &[Rule] = &[Rule {
+    reason: "tells the names of files that others make, in directories that may not be read",
+    call: libc::SYS_inotify_add_watch,
+    when: &[],
+}];
 
 /// Denied where a signal could reach other processes of the same user: no process namespace, no
 /// user of its own, and a Landlock before Linux 6.12. What names a process is not known to the

@@ -75,13 +75,15 @@ pub(crate) struct Separated {
     pub(crate) pids: bool,
     /// Processes that a signal could reach, by a namespace, by Landlock or by a user of its own.
     pub(crate) signals: bool,
+    /// The host's tree of files, by a private root.
+    pub(crate) root: bool,
     /// Files that outlive the sandbox: there are none that the program can make or change.
     pub(crate) lasting_files: bool,
 }
 
 impl Separated {
     /// How many there are.
-    const VARIANTS: usize = 1 << 5;
+    const VARIANTS: usize = 1 << 6;
 
     fn index(self) -> usize {
         let Self {
@@ -89,9 +91,10 @@ impl Separated {
             ipc,
             pids,
             signals,
+            root,
             lasting_files,
         } = self;
-        let bits = [sockets, ipc, pids, signals, lasting_files];
+        let bits = [sockets, ipc, pids, signals, root, lasting_files];
         bits.iter()
             .enumerate()
             .fold(0, |index, (bit, set)| index | usize::from(*set) << bit)
@@ -143,6 +146,9 @@ fn compile(separated: Separated) -> Result<Filters, FilterError> {
     }
     if !separated.signals {
         lists.push(deny::WITHOUT_SIGNAL_SEPARATION);
+    }
+    if !separated.root {
+        lists.push(deny::WITHOUT_PRIVATE_ROOT);
     }
     if !separated.lasting_files {
         lists.push(deny::WITH_LASTING_FILES);
@@ -264,7 +270,8 @@ mod tests {
                 ipc: bits & 2 != 0,
                 pids: bits & 4 != 0,
                 signals: bits & 8 != 0,
-                lasting_files: bits & 16 != 0,
+                root: bits & 16 != 0,
+                lasting_files: bits & 32 != 0,
             };
             assert!(seen.insert(separated.index()));
             for program in &filters(separated).unwrap().programs {
@@ -280,6 +287,7 @@ mod tests {
             ipc: true,
             pids: false,
             signals: false,
+            root: true,
             lasting_files: true,
         };
         let [_, deny] = &filters(separated).unwrap().programs;
@@ -327,6 +335,7 @@ mod tests {
             deny::WITHOUT_IPC_NAMESPACE,
             deny::WITHOUT_PID_NAMESPACE,
             deny::WITHOUT_SIGNAL_SEPARATION,
+            deny::WITHOUT_PRIVATE_ROOT,
             deny::WITH_LASTING_FILES,
             deny::WITH_LASTING_FILES_OF_THIS_ARCHITECTURE,
         ];
