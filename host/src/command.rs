@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 
 /// The longest single argument or environment variable: Linux's `MAX_ARG_STRLEN`, the final NUL
@@ -257,7 +258,12 @@ impl InputFile {
                     path: path.clone(),
                     source,
                 };
-                let file = File::open(&path).map_err(input)?;
+                // A FIFO or a device is refused below instead of waited for.
+                let file = File::options()
+                    .read(true)
+                    .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+                    .open(&path)
+                    .map_err(input)?;
                 let metadata = file.metadata().map_err(input)?;
                 if !metadata.is_file() {
                     return Err(Error::invalid(format!(

@@ -76,6 +76,12 @@ fn files_that_escape(lab: &Lab) {
     directory
         .outcome()
         .assert_error(125, &["folder", "regular file"]);
+    // Nobody will ever write to it.
+    let fifo = lab.path("fifo");
+    let made = std::process::Command::new("mkfifo").arg(&fifo).status();
+    assert!(made.unwrap().success());
+    let fifo = lab.run(["true"]).option("--file", fifo);
+    fifo.outcome().assert_error(125, &["fifo", "regular file"]);
     // A file where another one needs a directory.
     let both = [format!("{source}:a"), format!("{source}:a/b")];
     let run = lab
