@@ -28,14 +28,14 @@
 //!   caller's own at the start.
 //! - Without a process namespace, a program whose supervisor *and* caller are both killed loses its
 //!   first process, but descendants of that live on.
-//! - The supervisor is a copy of the caller (`fork`), so a start takes longer the more memory the
-//!   caller has mapped.
 
 #![cfg(target_os = "linux")]
 #![warn(missing_docs)]
 
 mod cgroup;
+mod clone;
 mod confine;
+mod dumpable;
 mod error;
 mod host_directory;
 mod identity;

@@ -1,15 +1,21 @@
 //! Everything that the new processes need, prepared by the caller.
 //!
 //! After `clone` nothing may allocate, so whatever has a length or a format is made here: paths as
-//! C strings, mount options, argument vectors, limits, filters. The supervisor reads the plan and
-//! changes nothing of it but the descriptors in its cells.
+//! C strings, mount options, argument vectors, limits, filters.
+//!
+//! The supervisor runs in the caller's memory and reads the plan there, so the plan stays until the
+//! supervisor has ended, and neither changes it, but for the descriptors in its atomics, which are
+//! the supervisor's.
 
+use crate::Spec;
+use crate::clone::Stack;
 use crate::init::OnHost;
 use crate::seccomp::Filters;
 use crate::wire::Cause;
-use std::cell::Cell;
 use std::ffi::{CString, c_char};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
+use std::sync::atomic::AtomicI32;
 
 /// Who the program is.
 #[derive(Debug)]
@@ -40,7 +46,7 @@ pub(crate) struct Bind {
     pub(crate) writable: bool,
     pub(crate) device: bool,
     /// The detached mount, while it is not yet attached.
-    pub(crate) tree: Cell<RawFd>,
+    pub(crate) tree: AtomicI32,
 }
 
 /// The private root of a mount namespace.
@@ -85,18 +91,22 @@ pub(crate) struct Cgroup {
 
 /// The content of an input file.
 #[derive(Debug)]
-pub(crate) enum Source<'s> {
-    Bytes(&'s [u8]),
-    File { file: OwnedFd, len: u64 },
+pub(crate) enum Source {
+    /// Those of the specification's input file with the same index.
+    Bytes,
+    File {
+        file: OwnedFd,
+        len: u64,
+    },
 }
 
 /// A file for the workspace.
 #[derive(Debug)]
-pub(crate) struct PlannedFile<'s> {
+pub(crate) struct PlannedFile {
     pub(crate) path: CString,
     pub(crate) parents: Vec<CString>,
     pub(crate) mode: u32,
-    pub(crate) source: Source<'s>,
+    pub(crate) source: Source,
 }
 
 /// A Landlock rule on a path as the program will see it.
@@ -122,6 +132,13 @@ pub(crate) struct StringVector {
     strings: Vec<CString>,
     pointers: Vec<*const c_char>,
 }
+
+#[expect(unsafe_code, reason = "the pointers are into what is owned here")]
+// SAFETY: the pointers are to the bytes of `strings`, which move with this vector.
+unsafe impl Send for StringVector {}
+#[expect(unsafe_code, reason = "the pointers are into what is owned here")]
+// SAFETY: nothing is changed after the vector was made.
+unsafe impl Sync for StringVector {}
 
 impl StringVector {
     pub(crate) fn new(strings: Vec<CString>) -> Self {
@@ -169,7 +186,9 @@ pub(crate) struct Descriptors {
 
 /// Everything about one execution, ready to be carried out.
 #[derive(Debug)]
-pub(crate) struct Plan<'s> {
+pub(crate) struct Plan {
+    /// Where the bytes of input files are.
+    pub(crate) spec: Arc<Spec>,
     pub(crate) fds: Descriptors,
     /// Standard input is a pipe of the caller's, not the null device.
     pub(crate) stdin_piped: bool,
@@ -179,7 +198,7 @@ pub(crate) struct Plan<'s> {
     /// With a mount namespace.
     pub(crate) root: Option<Root>,
     pub(crate) on_host: OnHost,
-    pub(crate) files: Vec<PlannedFile<'s>>,
+    pub(crate) files: Vec<PlannedFile>,
     pub(crate) rules: Vec<PathRule>,
     /// Rights on the program's own directory of `/proc`, where that is the host's.
     pub(crate) proc_self: Option<u64>,
@@ -198,16 +217,37 @@ pub(crate) struct Plan<'s> {
     pub(crate) spent: Option<Cause>,
     /// The caller wants the workspace afterwards.
     pub(crate) collect: bool,
+    /// The ranges between the descriptors that the supervisor keeps.
+    pub(crate) gaps: Vec<(u32, u32)>,
+    /// What the supervisor runs on.
+    pub(crate) stack: Stack,
+    /// What the program's process runs on until it executes.
+    pub(crate) program_stack: Stack,
 }
 
-impl Plan<'_> {
+impl Plan {
     /// Whether the sandbox has this namespace.
     pub(crate) const fn has_namespace(&self, flag: i32) -> bool {
         self.namespaces & flag.cast_unsigned() as u64 != 0
     }
 
+    /// Finds the ranges between the descriptors that the supervisor keeps.
+    pub(crate) fn find_gaps(&mut self) {
+        let mut next: u32 = 3;
+        for kept in self.descriptors() {
+            let Ok(kept) = u32::try_from(kept) else {
+                continue;
+            };
+            if kept > next {
+                self.gaps.push((next, kept - 1));
+            }
+            next = kept.saturating_add(1).max(next);
+        }
+        self.gaps.push((next, u32::MAX));
+    }
+
     /// All descriptors of the plan, in ascending order.
-    pub(crate) fn descriptors(&self) -> Vec<RawFd> {
+    fn descriptors(&self) -> Vec<RawFd> {
         let Descriptors {
             stdin,
             stdout,
@@ -230,7 +270,7 @@ impl Plan<'_> {
             )
             .chain(self.files.iter().filter_map(|file| match &file.source {
                 Source::File { file, .. } => Some(file),
-                Source::Bytes(_) => None,
+                Source::Bytes => None,
             }))
             .map(AsRawFd::as_raw_fd);
         let mut all: Vec<RawFd> = [stdin, stdout, stderr, null, control, caller, ruleset]

@@ -1,5 +1,6 @@
 //! From a [`Spec`] to a [`Plan`]: everything that allocates, opens or can be refused early.
 
+use crate::clone::Stack;
 use crate::identity::Caller;
 use crate::init::OnHost;
 use crate::namespaces::Attempt;
@@ -21,6 +22,7 @@ use std::io::{self, PipeReader, PipeWriter};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Bytes of one argument or variable at most, its NUL included: the kernel's `MAX_ARG_STRLEN`.
@@ -37,8 +39,9 @@ pub(crate) struct Ends {
 
 /// A plan, and what stays with the caller.
 #[derive(Debug)]
-pub(crate) struct Prepared<'s> {
-    pub(crate) plan: Plan<'s>,
+pub(crate) struct Prepared {
+    /// In a box, because the supervisor finds it there as long as it runs.
+    pub(crate) plan: Box<Plan>,
     /// What the plan's descriptors are the numbers of. Once the supervisor runs these must be closed
     /// here: the end of the control socket tells of its death only when it alone holds it.
     pub(crate) kept: [OwnedFd; 7],
@@ -47,11 +50,11 @@ pub(crate) struct Prepared<'s> {
 }
 
 /// Prepares one try.
-pub(crate) fn prepare<'s>(
-    spec: &'s Spec,
+pub(crate) fn prepare(
+    spec: &Arc<Spec>,
     caller: Caller,
     attempt: &Attempt,
-) -> Result<Prepared<'s>, SpawnError> {
+) -> Result<Prepared, SpawnError> {
     require(spec, attempt.states())?;
     let host = Host::current();
     let private = attempt.has(Layer::MountNs);
@@ -106,7 +109,14 @@ pub(crate) fn prepare<'s>(
         caller: caller_process,
         ruleset,
     };
-    let plan = Plan {
+    let stack = || {
+        Stack::new().map_err(|source| SpawnError::Prepare {
+            step: "make a stack",
+            source,
+        })
+    };
+    let mut plan = Plan {
+        spec: Arc::clone(spec),
         fds,
         stdin_piped: spec.stdin == Stdin::Piped,
         rlimits: rlimits(&spec.limits, bounded, &identity),
@@ -128,7 +138,11 @@ pub(crate) fn prepare<'s>(
         processors: std::thread::available_parallelism().map_or(1, |count| count.get() as u64),
         spent: spent(&spec.limits, bounded),
         collect: spec.collect,
+        gaps: Vec::new(),
+        stack: stack()?,
+        program_stack: stack()?,
     };
+    plan.find_gaps();
     let mut layers: Vec<LayerState> = Layer::REQUIRED
         .into_iter()
         .map(LayerState::active)
@@ -136,7 +150,7 @@ pub(crate) fn prepare<'s>(
     layers.push(cgroup_state);
     layers.extend_from_slice(attempt.states());
     Ok(Prepared {
-        plan,
+        plan: Box::new(plan),
         kept,
         ends,
         layers,
@@ -247,7 +261,7 @@ fn invalid(what: String) -> SpawnError {
     SpawnError::InvalidInput { what }
 }
 
-fn plan_files(spec: &Spec) -> Result<Vec<PlannedFile<'_>>, SpawnError> {
+fn plan_files(spec: &Spec) -> Result<Vec<PlannedFile>, SpawnError> {
     let mut seen = BTreeSet::new();
     let mut total: u64 = 0;
     let mut planned = Vec::with_capacity(spec.files.len());
@@ -259,9 +273,10 @@ fn plan_files(spec: &Spec) -> Result<Vec<PlannedFile<'_>>, SpawnError> {
             )));
         }
         let planned_file = plan_file(file)?;
-        total = total.saturating_add(match &planned_file.source {
-            Source::Bytes(bytes) => bytes.len() as u64,
-            Source::File { len, .. } => *len,
+        total = total.saturating_add(match (&planned_file.source, &file.content) {
+            (Source::File { len, .. }, _) => *len,
+            (Source::Bytes, Content::Bytes(bytes)) => bytes.len() as u64,
+            (Source::Bytes, Content::File(_)) => 0,
         });
         planned.push(planned_file);
     }
@@ -285,7 +300,7 @@ fn plan_files(spec: &Spec) -> Result<Vec<PlannedFile<'_>>, SpawnError> {
     }
 }
 
-fn plan_file(file: &InputFile) -> Result<PlannedFile<'_>, SpawnError> {
+fn plan_file(file: &InputFile) -> Result<PlannedFile, SpawnError> {
     let path = Path::new(file.path.as_os_str());
     let parents: Vec<&Path> = path
         .ancestors()
@@ -293,7 +308,7 @@ fn plan_file(file: &InputFile) -> Result<PlannedFile<'_>, SpawnError> {
         .filter(|parent| !parent.as_os_str().is_empty())
         .collect();
     let source = match &file.content {
-        Content::Bytes(bytes) => Source::Bytes(bytes),
+        Content::Bytes(_) => Source::Bytes,
         Content::File(content) => open_content(file, content)?,
     };
     Ok(PlannedFile {
@@ -308,7 +323,7 @@ fn plan_file(file: &InputFile) -> Result<PlannedFile<'_>, SpawnError> {
     })
 }
 
-fn open_content(file: &InputFile, content: &File) -> Result<Source<'static>, SpawnError> {
+fn open_content(file: &InputFile, content: &File) -> Result<Source, SpawnError> {
     let name = file.path.as_os_str();
     let unreadable =
         |error: io::Error| invalid(format!("the input file {name:?} cannot be read: {error}"));

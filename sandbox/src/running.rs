@@ -5,9 +5,10 @@
     reason = "receives a descriptor with a message, and waits by descriptor"
 )]
 
-use crate::init::OnHost;
+use crate::plan::Plan;
+use crate::sys::{self, Errno};
 use crate::wire::{Cause, Command, Event, RECORD, Summary};
-use crate::{Ended, Layer, LayerState, Limits, Report, Spec, Violation, WaitError};
+use crate::{Ended, Layer, LayerState, Limits, Report, Violation, WaitError};
 use std::io::{self, PipeReader, PipeWriter};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
@@ -24,28 +25,20 @@ pub struct Running {
     pub stderr: Option<PipeReader>,
     child: Child,
     layers: Vec<LayerState>,
-    limits: Limits,
 }
 
 /// The caller's ends of the program's streams.
 type Streams = (Option<PipeWriter>, PipeReader, PipeReader);
 
 impl Running {
-    pub(crate) fn new(
-        child: Child,
-        streams: Streams,
-        layers: Vec<LayerState>,
-        spec: &Spec,
-    ) -> Self {
+    pub(crate) fn new(child: Child, streams: Streams, layers: Vec<LayerState>) -> Self {
         let (stdin, stdout, stderr) = streams;
-        let limits = spec.limits.clone();
         Self {
             stdin,
             stdout: Some(stdout),
             stderr: Some(stderr),
             child,
             layers,
-            limits,
         }
     }
 
@@ -68,14 +61,13 @@ impl Running {
         match self.child.event() {
             Some(Event::Ended(summary)) => {
                 let workspace = self.child.received.take();
-                let report = report(summary, &self.limits, std::mem::take(&mut self.layers));
-                // With a workspace on the host the supervisor stays until that is let go.
-                let keeper = workspace.is_some().then(|| Keeper {
-                    child: self.child.take(),
-                });
-                if keeper.is_none() {
+                let layers = std::mem::take(&mut self.layers);
+                let report = report(summary, &self.child.plan.spec.limits, layers);
+                if workspace.is_none() {
                     self.child.reap();
                 }
+                // With a workspace on the host the supervisor stays until that is let go.
+                let keeper = workspace.is_some().then_some(self.child);
                 Ok(Finished {
                     report,
                     workspace,
@@ -89,17 +81,6 @@ impl Running {
     }
 }
 
-impl Drop for Running {
-    fn drop(&mut self) {
-        if self.child.process.is_some() {
-            self.killer().kill(Ended::Killed);
-            // Everything is dead and cleaned up when the supervisor has said so or is gone.
-            let _ = self.child.event();
-            self.child.let_go();
-        }
-    }
-}
-
 /// The supervisor process, from the caller's side.
 #[derive(Debug)]
 pub(crate) struct Child {
@@ -108,8 +89,8 @@ pub(crate) struct Child {
     process: Option<OwnedFd>,
     /// A descriptor that came with a message.
     received: Option<OwnedFd>,
-    /// What the supervisor removes at its end, for the case that it is killed.
-    pub(crate) on_host: OnHost,
+    /// What the supervisor runs on: dropped after the process was reaped.
+    pub(crate) plan: Box<Plan>,
 }
 
 /// Room for a control message with one descriptor.
@@ -117,22 +98,12 @@ pub(crate) struct Child {
 struct OneDescriptor([u8; 64]);
 
 impl Child {
-    pub(crate) fn new(control: OwnedFd, process: OwnedFd) -> Self {
+    pub(crate) fn new(control: OwnedFd, process: OwnedFd, plan: Box<Plan>) -> Self {
         Self {
             control: Arc::new(control),
             process: Some(process),
             received: None,
-            on_host: OnHost::default(),
-        }
-    }
-
-    /// The same child, of which nothing is left here.
-    fn take(&mut self) -> Self {
-        Self {
-            control: Arc::clone(&self.control),
-            process: self.process.take(),
-            received: self.received.take(),
-            on_host: std::mem::take(&mut self.on_host),
+            plan,
         }
     }
 
@@ -149,7 +120,7 @@ impl Child {
         message.msg_iov = &raw mut part;
         message.msg_iovlen = 1;
         message.msg_control = (&raw mut rights).cast();
-        message.msg_controllen = crate::sys::small_size(size_of::<OneDescriptor>());
+        message.msg_controllen = sys::small_size(size_of::<OneDescriptor>());
         let len = loop {
             let flags = libc::MSG_CMSG_CLOEXEC;
             // SAFETY: the message points to two buffers of the lengths it says, which outlive it.
@@ -198,21 +169,33 @@ impl Child {
                     return format!("exited with {status}");
                 }
                 // Killed by somebody else, before it could clean up.
-                self.on_host.remove();
+                self.plan.on_host.remove();
                 return format!("was ended by signal {status}");
             }
             let error = io::Error::last_os_error();
             if error.kind() != io::ErrorKind::Interrupted {
+                // Somebody else in this process reaped it, or is about to.
+                let mut fds = [libc::pollfd {
+                    fd: process.as_raw_fd(),
+                    events: libc::POLLIN,
+                    revents: 0,
+                }];
+                while sys::poll(&mut fds, None) == Err(Errno(libc::EINTR)) {}
                 return format!("cannot be waited for: {error}");
             }
         }
     }
+}
 
-    /// Lets a supervisor that keeps a workspace finish, and reaps it.
-    fn let_go(&mut self) {
-        // SAFETY: takes no pointers. Other handles of the socket see its end, too.
-        unsafe { libc::shutdown(self.control.as_raw_fd(), libc::SHUT_RDWR) };
-        self.reap();
+impl Drop for Child {
+    fn drop(&mut self) {
+        if self.process.is_some() {
+            // The supervisor takes it as the caller's end: it kills what still runs, removes what
+            // it keeps, and exits. Other handles of the socket see its end, too.
+            // SAFETY: takes no pointers.
+            unsafe { libc::shutdown(self.control.as_raw_fd(), libc::SHUT_RDWR) };
+            self.reap();
+        }
     }
 }
 
@@ -271,25 +254,13 @@ impl Killer {
 pub struct Finished {
     /// What happened, what it cost, and what confined it.
     pub report: Report,
-    /// The workspace, when [`Spec::collect`] asked for it: an `O_PATH` directory descriptor, good
+    /// The workspace, when [`Spec::collect`](crate::Spec::collect) asked for it: an `O_PATH` directory descriptor, good
     /// as long as this `Finished` lives. Whatever the program left there is hostile: follow no link
     /// and trust no size.
     pub workspace: Option<OwnedFd>,
-    /// Removes the workspace when it is dropped.
+    /// The supervisor, which removes the workspace when this is dropped.
     #[expect(dead_code, reason = "held for its drop")]
-    keeper: Option<Keeper>,
-}
-
-/// Keeps the supervisor from removing the workspace.
-#[derive(Debug)]
-struct Keeper {
-    child: Child,
-}
-
-impl Drop for Keeper {
-    fn drop(&mut self) {
-        self.child.let_go();
-    }
+    keeper: Option<Child>,
 }
 
 fn report(summary: Summary, limits: &Limits, layers: Vec<LayerState>) -> Report {

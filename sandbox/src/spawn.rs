@@ -1,17 +1,21 @@
 //! Starts an execution: tries with all namespaces, then with those that the kernel grants.
 
-use crate::identity;
+use crate::clone;
+use crate::dumpable;
+use crate::identity::{self, Caller};
 use crate::init;
 use crate::namespaces::Attempt;
-use crate::plan::Plan;
+use crate::plan::{Identity, Plan};
 use crate::prepare::{Prepared, prepare};
 use crate::running::{Child, Running};
 use crate::sys::{self, CloneArgs, Errno};
 use crate::wire::{Event, Failure, Step};
 use crate::{Layer, SpawnError, Spec, confine};
+use std::ffi::c_void;
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Starts an execution and returns once its `execve` succeeded.
 ///
@@ -35,67 +39,83 @@ pub fn spawn(spec: Spec) -> Result<Running, SpawnError> {
             why,
         });
     }
+    let spec = Arc::new(spec);
     let mut attempt = Attempt::first(spec.namespaces, caller);
     loop {
-        let Prepared {
-            plan,
-            kept,
-            ends,
-            layers,
-        } = prepare(&spec, caller, &attempt)?;
-        let cloned = clone_supervisor(&plan);
-        drop(kept);
-        let next = match cloned {
-            Err(errno) => match attempt.after_clone_error(errno.0, caller) {
-                Some(next) => next,
-                None => {
-                    plan.on_host.remove();
-                    let step = "start the supervisor process";
-                    return Err(SpawnError::Prepare {
-                        step,
-                        source: errno.into(),
-                    });
-                }
-            },
-            Ok(process) => {
-                let mut child = Child::new(ends.control, process);
-                match child.event() {
-                    Some(Event::Started) => {
-                        let streams = (ends.stdin, ends.stdout, ends.stderr);
-                        child.on_host = plan.on_host;
-                        return Ok(Running::new(child, streams, layers, &spec));
-                    }
-                    Some(Event::Failed(failure)) => {
-                        child.reap();
-                        match attempt.after_failure(failure, caller) {
-                            Some(next) => next,
-                            None => return Err(explain(&spec, &plan, failure)),
-                        }
-                    }
-                    _ => {
-                        let how = child.reap();
-                        plan.on_host.remove();
-                        let source = io::Error::other(format!("the supervisor process {how}"));
-                        return Err(SpawnError::Prepare {
-                            step: "start the program",
-                            source,
-                        });
-                    }
-                }
-            }
+        let prepared = prepare(&spec, caller, &attempt)?;
+        attempt = match start(prepared, &attempt, caller)? {
+            Started::Running(running) => return Ok(*running),
+            Started::Refused(next) => next,
         };
-        plan.on_host.remove();
-        attempt = next;
     }
 }
 
-/// Starts the supervisor and returns a descriptor of its process.
+/// What came of one try.
+enum Started {
+    Running(Box<Running>),
+    /// The kernel refuses something that a sandbox can do without: try this instead.
+    Refused(Attempt),
+}
+
+/// Makes one try.
+fn start(prepared: Prepared, attempt: &Attempt, caller: Caller) -> Result<Started, SpawnError> {
+    let Prepared {
+        plan,
+        kept,
+        ends,
+        layers,
+    } = prepared;
+    let _guard = matches!(plan.identity, Identity::Own { .. }).then(dumpable::Guard::new);
+    let process = clone_supervisor(&plan);
+    drop(kept);
+    let process = match process {
+        Ok(process) => process,
+        Err(errno) => {
+            plan.on_host.remove();
+            let next = attempt.after_clone_error(errno.0, caller);
+            return next.map(Started::Refused).ok_or(SpawnError::Prepare {
+                step: "start the supervisor process",
+                source: errno.into(),
+            });
+        }
+    };
+    let mut child = Child::new(ends.control, process, plan);
+    match child.event() {
+        Some(Event::Started) => {
+            let streams = (ends.stdin, ends.stdout, ends.stderr);
+            let running = Running::new(child, streams, layers);
+            Ok(Started::Running(Box::new(running)))
+        }
+        Some(Event::Failed(failure)) => {
+            child.reap();
+            child.plan.on_host.remove();
+            match attempt.after_failure(failure, caller) {
+                Some(next) => Ok(Started::Refused(next)),
+                None => Err(explain(&child.plan, failure)),
+            }
+        }
+        _ => {
+            let how = child.reap();
+            child.plan.on_host.remove();
+            let source = io::Error::other(format!("the supervisor process {how}"));
+            Err(SpawnError::Prepare {
+                step: "start the program",
+                source,
+            })
+        }
+    }
+}
+
+/// Starts the supervisor, which runs on the plan until it ends, and returns a descriptor of it.
 #[expect(
     unsafe_code,
-    reason = "fork-like clone3, for which the standard library has no call"
+    reason = "a process that shares memory, for which the standard library has no call"
 )]
-fn clone_supervisor(plan: &Plan<'_>) -> Result<OwnedFd, Errno> {
-    let gaps = gaps(plan);
+fn clone_supervisor(plan: &Plan) -> Result<OwnedFd, Errno> {
+    extern "C" fn supervisor(plan: *const c_void) -> ! {
+        // SAFETY: it is the plan below, which stays as long as this process runs.
+        init::run(unsafe { &*plan.cast::<Plan>() })
+    }
     let mut process: i32 = -1;
     let args = CloneArgs {
         flags: plan.namespaces | u64::from(libc::CLONE_PIDFD.cast_unsigned()),
@@ -104,40 +124,23 @@ fn clone_supervisor(plan: &Plan<'_>) -> Result<OwnedFd, Errno> {
         exit_signal: 0,
         ..CloneArgs::default()
     };
-    // A handler of the caller's must not run in the copy.
+    // A handler of the caller's must not run in the new process.
     let blocked = sys::block_signals(sys::ALL_SIGNALS);
-    // SAFETY: memory is not shared, and the new process runs `init::run`, which makes only raw
-    // system calls and never returns.
-    let cloned = unsafe { sys::clone3(&args) };
-    if cloned == Ok(0) {
-        init::run(plan, &gaps);
-    }
+    // SAFETY: the plan and its stack are in a box that `Child` drops only after the process ended.
+    // The new process runs `init::run`, which makes only raw system calls and never returns.
+    let cloned = unsafe {
+        let plan_at = std::ptr::from_ref(plan).cast();
+        clone::clone(args, &plan.stack, supervisor, plan_at)
+    };
     sys::block_signals(blocked);
     cloned?;
     // SAFETY: the kernel has stored a new descriptor, which is nobody else's.
     Ok(unsafe { OwnedFd::from_raw_fd(process) })
 }
 
-/// The ranges between the descriptors that the supervisor keeps.
-fn gaps(plan: &Plan<'_>) -> Vec<(u32, u32)> {
-    let mut gaps = Vec::new();
-    let mut next: u32 = 3;
-    for kept in plan
-        .descriptors()
-        .into_iter()
-        .filter_map(|fd| u32::try_from(fd).ok())
-    {
-        if kept > next {
-            gaps.push((next, kept - 1));
-        }
-        next = kept.saturating_add(1).max(next);
-    }
-    gaps.push((next, u32::MAX));
-    gaps
-}
-
 /// Turns a failed step into the caller's error.
-fn explain(spec: &Spec, plan: &Plan<'_>, failure: Failure) -> SpawnError {
+fn explain(plan: &Plan, failure: Failure) -> SpawnError {
+    let spec = &plan.spec;
     let Failure { step, item, errno } = failure;
     let source = io::Error::from_raw_os_error(errno);
     let layer = match step {
@@ -153,7 +156,7 @@ fn explain(spec: &Spec, plan: &Plan<'_>, failure: Failure) -> SpawnError {
         return SpawnError::LayerUnavailable { layer, why };
     }
     if step == Step::Execute {
-        return explain_execute(spec, plan, errno, source);
+        return explain_execute(plan, errno, source);
     }
     let item = usize::try_from(item).unwrap_or(usize::MAX);
     let root = plan.root.as_ref();
@@ -189,8 +192,8 @@ fn explain(spec: &Spec, plan: &Plan<'_>, failure: Failure) -> SpawnError {
 }
 
 /// Turns `execve`'s error into the caller's.
-fn explain_execute(spec: &Spec, plan: &Plan<'_>, errno: i32, source: io::Error) -> SpawnError {
-    let program = spec.program.clone();
+fn explain_execute(plan: &Plan, errno: i32, source: io::Error) -> SpawnError {
+    let program = plan.spec.program.clone();
     let path = PathBuf::from(plan.execution.path.to_string_lossy().into_owned());
     let not_executable = |why: String| SpawnError::NotExecutable {
         program: program.clone(),

@@ -97,10 +97,15 @@ pub(crate) unsafe fn call<const N: usize>(number: libc::c_long, args: [usize; N]
         *slot = value;
     }
     // SAFETY: the caller's promise.
-    let result = unsafe { raw(usize::try_from(number).unwrap_or(usize::MAX), all) };
-    match result.wrapping_neg() {
+    result(unsafe { raw(usize::try_from(number).unwrap_or(usize::MAX), all) })
+}
+
+/// Separates errors from results.
+#[inline(always)]
+pub(crate) const fn result(register: usize) -> Sys<usize> {
+    match register.wrapping_neg() {
         errno @ 1..=MAX_ERRNO => Err(Errno(int(errno))),
-        _ => Ok(result),
+        _ => Ok(register),
     }
 }
 
@@ -121,7 +126,7 @@ pub(crate) const fn signed(value: i32) -> usize {
     clippy::cast_possible_wrap,
     reason = "descriptors and process numbers are ints"
 )]
-const fn int(value: usize) -> i32 {
+pub(crate) const fn int(value: usize) -> i32 {
     value as i32
 }
 
@@ -398,38 +403,6 @@ pub(crate) struct CloneArgs {
     pub(crate) set_tid: u64,
     pub(crate) set_tid_size: u64,
     pub(crate) cgroup: u64,
-}
-
-/// Starts a process. Returns 0 in the new one.
-///
-/// # Safety
-/// The flags must not share memory (no `CLONE_VM`), so that the new process has its own copy of
-/// this stack. The new process must make only raw system calls until it ends or executes.
-pub(crate) unsafe fn clone3(args: &CloneArgs) -> Sys<i32> {
-    let at = std::ptr::from_ref(args) as usize;
-    // SAFETY: the kernel reads `CloneArgs`, which is borrowed for the call; the rest is the
-    // caller's promise.
-    let cloned = unsafe { call(libc::SYS_clone3, [at, size_of::<CloneArgs>()]) };
-    let cloned = match (cloned, old_clone_flags(args)) {
-        // Container runtimes refuse `clone3` so, because their filter cannot look into it.
-        // SAFETY: the flags share no memory, by the caller's promise; the kernel stores at most a
-        // descriptor at `pidfd`, which is the caller's, as `clone3` would have done.
-        (Err(Errno(libc::ENOSYS)), Some(flags)) => unsafe {
-            call(
-                libc::SYS_clone,
-                [flags, 0, usize::try_from(args.pidfd).unwrap_or(0)],
-            )
-        },
-        (cloned, _) => cloned,
-    };
-    cloned.map(int)
-}
-
-/// What `clone` takes instead, where it can do the same: it knows 32 bits of flags, the lowest of
-/// which are the exit signal, and stores the descriptor where `clone3` has the parent's number.
-fn old_clone_flags(args: &CloneArgs) -> Option<usize> {
-    let flags = u32::try_from(args.flags | args.exit_signal).ok()?;
-    usize::try_from(flags).ok()
 }
 
 /// All 64 signals.

@@ -7,11 +7,11 @@
 use crate::plan::{Bind, Root};
 use crate::resolve::Resolved;
 use crate::{Access, Grant, Limits, SpawnError};
-use std::cell::Cell;
 use std::ffi::CString;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicI32;
 
 /// Devices that hold nothing.
 pub(crate) const DEVICES: &[&str] = &["null", "zero", "full", "random", "urandom"];
@@ -218,7 +218,7 @@ fn finish(builder: Builder, limits: &Limits) -> Result<Root, SpawnError> {
                 parents: parents.map(relative).collect::<Result<_, _>>()?,
                 writable: access == Access::ReadWrite,
                 device,
-                tree: Cell::new(-1),
+                tree: AtomicI32::new(-1),
             })
         })
         .collect::<Result<_, SpawnError>>()?;

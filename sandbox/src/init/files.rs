@@ -3,14 +3,15 @@
 //! Nobody else has access yet, so there is no race; links are not followed all the same.
 
 use super::{Done, User, at};
-use crate::plan::{Plan, PlannedFile, Source};
+use crate::Content;
+use crate::plan::{Plan, Source};
 use crate::sys::{self, Errno, Sys};
 use crate::wire::Step;
 use std::ffi::CStr;
 use std::os::fd::{AsRawFd, RawFd};
 
 /// Opens the workspace, and makes it where it is a directory of the host.
-pub(super) fn workspace(plan: &Plan<'_>, user: User) -> Done<RawFd> {
+pub(super) fn workspace(plan: &Plan, user: User) -> Done<RawFd> {
     let failed = at(Step::Workspace);
     let flags = libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW;
     let Some(host) = &plan.on_host.directory else {
@@ -29,13 +30,10 @@ pub(super) fn private_directory(parent: RawFd, name: &CStr, user: User) -> Sys<(
     sys::fchownat(parent, name, user.uid, user.gid, libc::AT_SYMLINK_NOFOLLOW)
 }
 
-/// Writes one input file, unless the process `caller` ends meanwhile.
-pub(super) fn write(
-    workspace: RawFd,
-    file: &PlannedFile<'_>,
-    user: User,
-    caller: RawFd,
-) -> Sys<()> {
+/// Writes the input file with this index, unless the caller ends meanwhile.
+pub(super) fn write(plan: &Plan, workspace: RawFd, index: usize, user: User) -> Sys<()> {
+    let no_file = Errno(libc::EINVAL);
+    let file = plan.files.get(index).ok_or(no_file)?;
     let owned = |path| {
         sys::fchownat(
             workspace,
@@ -55,8 +53,11 @@ pub(super) fn write(
     let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW;
     let fd = sys::openat(workspace, &file.path, flags, file.mode)?;
     let result = match &file.source {
-        Source::Bytes(bytes) => sys::write_all(fd, bytes),
-        Source::File { file, len } => copy(file.as_raw_fd(), fd, *len, caller),
+        Source::Bytes => match plan.spec.files.get(index).map(|file| &file.content) {
+            Some(Content::Bytes(bytes)) => sys::write_all(fd, bytes),
+            _ => Err(no_file),
+        },
+        Source::File { file, len } => copy(file.as_raw_fd(), fd, *len, plan.fds.caller),
     };
     sys::close(fd);
     result?;

@@ -2,9 +2,9 @@
 //! of the sandbox's process namespace where there is one, and the program before it executes.
 //!
 //! # Rules of this module
-//! It runs in a copy of a process whose other threads vanished in the middle of whatever they did.
-//! So: raw system calls only ([`crate::sys`]), no allocation, no lock, no panic, nothing dropped
-//! that would free memory. Everything needed is in the [`Plan`].
+//! It runs in the caller's memory, beside the caller's threads, on small stacks of its own
+//! ([`crate::clone`]). So: raw system calls only ([`crate::sys`]), no allocation, no lock, no panic,
+//! nothing dropped that would free memory. Everything needed is in the [`Plan`].
 //!
 //! # Who is trusted
 //! The supervisor trusts the plan and the caller's commands. What it learns of the program is wait
@@ -57,13 +57,10 @@ struct User {
     gid: u32,
 }
 
-/// The descriptors that are not the sandbox's, as ranges to be closed. Made by the caller.
-pub(crate) type Gaps = [(u32, u32)];
-
 /// The supervisor. Never returns.
-pub(crate) fn run(plan: &Plan<'_>, gaps: &Gaps) -> ! {
+pub(crate) fn run(plan: &Plan) -> ! {
     let control = plan.fds.control;
-    match set_up(plan, gaps) {
+    match set_up(plan) {
         Ok(ready) => supervise::run(plan, &ready),
         Err(failure) => {
             plan.on_host.remove();
@@ -81,8 +78,8 @@ struct Ready {
     workspace: RawFd,
 }
 
-fn set_up(plan: &Plan<'_>, gaps: &Gaps) -> Done<Ready> {
-    for (first, last) in gaps {
+fn set_up(plan: &Plan) -> Done<Ready> {
+    for (first, last) in &plan.gaps {
         sys::close_range(*first, *last).map_err(at(Step::CloseFiles))?;
     }
     let null = plan.fds.null;
@@ -108,19 +105,15 @@ fn set_up(plan: &Plan<'_>, gaps: &Gaps) -> Done<Ready> {
         root::build(root, user)?;
     }
     let workspace = files::workspace(plan, user)?;
-    for (index, file) in plan.files.iter().enumerate() {
-        files::write(workspace, file, user, plan.fds.caller)
-            .map_err(item(Step::InputFile, index))?;
+    for index in 0..plan.files.len() {
+        files::write(plan, workspace, index, user).map_err(item(Step::InputFile, index))?;
     }
     landlock_rules(plan)?;
-    // From here on nobody of the same user can look into this process, which is a copy of the
-    // caller's memory.
-    let _ = sys::prctl(libc::PR_SET_DUMPABLE, [0; 4]);
     Ok(Ready { user, workspace })
 }
 
 /// Gives the pipes to the program's user, so that it can open them again as `/dev/stdout`.
-fn own_streams(plan: &Plan<'_>, user: User) -> sys::Sys<()> {
+fn own_streams(plan: &Plan, user: User) -> sys::Sys<()> {
     if !matches!(plan.identity, Identity::Own { .. }) {
         return Ok(());
     }
@@ -147,7 +140,7 @@ fn set_hostname() -> sys::Sys<()> {
     unsafe { sys::call(libc::SYS_sethostname, [name.as_ptr() as usize, name.len()]) }.map(drop)
 }
 
-fn identity(plan: &Plan<'_>) -> Done<User> {
+fn identity(plan: &Plan) -> Done<User> {
     match &plan.identity {
         Identity::Same { uid, gid } => Ok(User {
             uid: *uid,
@@ -207,7 +200,7 @@ struct PathBeneath {
     parent_fd: i32,
 }
 
-fn landlock_rules(plan: &Plan<'_>) -> Done {
+fn landlock_rules(plan: &Plan) -> Done {
     for (index, rule) in plan.rules.iter().enumerate() {
         let failed = item(Step::LandlockRule, index);
         match sys::openat(libc::AT_FDCWD, &rule.path, libc::O_PATH, 0) {

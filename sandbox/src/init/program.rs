@@ -18,7 +18,7 @@ const CAPABILITY_VERSION: u32 = 0x2008_0522;
 const SECURE_BITS: usize = 0b1110_1111 & !0b0001_0000;
 
 /// Becomes the program. Returns only why it could not.
-pub(super) fn become_program(plan: &Plan<'_>, ready: &Ready, parent: i32) -> Failure {
+pub(super) fn become_program(plan: &Plan, ready: &Ready, parent: i32) -> Failure {
     match prepare(plan, ready, parent) {
         Ok(()) => {
             sys::block_signals(0);
@@ -39,7 +39,7 @@ pub(super) fn become_program(plan: &Plan<'_>, ready: &Ready, parent: i32) -> Fai
     }
 }
 
-fn prepare(plan: &Plan<'_>, ready: &Ready, parent: i32) -> Done {
+fn prepare(plan: &Plan, ready: &Ready, parent: i32) -> Done {
     sys::setsid().map_err(at(Step::Session))?;
     let fds = plan.fds;
     for (stream, fd) in [fds.stdin, fds.stdout, fds.stderr].into_iter().enumerate() {
@@ -92,7 +92,7 @@ fn set_limit(limit: Rlimit) -> Sys<()> {
     unsafe { sys::call(libc::SYS_prlimit64, args) }.map(drop)
 }
 
-fn drop_privileges(plan: &Plan<'_>, user: User) -> Sys<()> {
+fn drop_privileges(plan: &Plan, user: User) -> Sys<()> {
     let privileged = !matches!(plan.identity, Identity::Same { .. });
     if privileged {
         sys::prctl(libc::PR_SET_SECUREBITS, [SECURE_BITS, 0, 0, 0])?;
@@ -128,7 +128,7 @@ fn drop_privileges(plan: &Plan<'_>, user: User) -> Sys<()> {
 }
 
 /// Where `/proc` is the host's, the program may read of it what is about itself.
-fn allow_own_proc(plan: &Plan<'_>) -> Sys<()> {
+fn allow_own_proc(plan: &Plan) -> Sys<()> {
     let Some(access) = plan.proc_self else {
         return Ok(());
     };
@@ -138,7 +138,7 @@ fn allow_own_proc(plan: &Plan<'_>) -> Sys<()> {
     added
 }
 
-fn landlock(plan: &Plan<'_>) -> Sys<()> {
+fn landlock(plan: &Plan) -> Sys<()> {
     let ruleset = plan.fds.ruleset;
     // SAFETY: takes no pointers.
     unsafe { sys::call(libc::SYS_landlock_restrict_self, [signed(ruleset), 0]) }.map(drop)

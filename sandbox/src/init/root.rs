@@ -20,6 +20,7 @@ use crate::sys::{self, Errno, Sys};
 use crate::wire::Step;
 use std::ffi::CStr;
 use std::os::fd::RawFd;
+use std::sync::atomic::Ordering;
 
 const HERE: RawFd = libc::AT_FDCWD;
 const AT_RECURSIVE: i32 = 0x8000;
@@ -72,7 +73,7 @@ fn open(bind: &Bind) -> Sys<()> {
     let recursive = if bind.directory { AT_RECURSIVE } else { 0 };
     let flags = OPEN_TREE_CLONE | libc::O_CLOEXEC | recursive;
     let tree = open_tree(&bind.source, flags)?;
-    bind.tree.set(tree);
+    bind.tree.store(tree, Ordering::Relaxed);
     let mut attributes = ATTR_NOSUID;
     if !bind.writable {
         attributes |= ATTR_RDONLY;
@@ -228,7 +229,7 @@ fn attach(bind: &Bind) -> Sys<()> {
         let fd = sys::openat(HERE, &bind.target, libc::O_WRONLY | libc::O_CREAT, 0o444)?;
         sys::close(fd);
     }
-    let tree = bind.tree.replace(-1);
+    let tree = bind.tree.swap(-1, Ordering::Relaxed);
     let result = move_mount(tree, &bind.target);
     sys::close(tree);
     result

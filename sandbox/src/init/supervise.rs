@@ -5,14 +5,16 @@
 
 #![expect(
     unsafe_code,
-    reason = "system calls that take structures, and memory shared by a fork"
+    reason = "system calls that take structures, and a process that shares memory"
 )]
 
 use super::{Ready, at, program, send, sweep};
+use crate::clone;
 use crate::plan::Plan;
 use crate::sys::{self, CloneArgs, Errno, signed};
-use crate::wire::{Cause, Command, Event, Failure, RECORD, Record, Step, Summary};
-use std::ffi::CStr;
+use crate::wire::{Cause, Command, Event, Failure, RECORD, Step, Summary};
+use std::cell::Cell;
+use std::ffi::{CStr, c_void};
 use std::os::fd::{AsRawFd, RawFd};
 
 const CLONE_INTO_CGROUP: u64 = 1 << 33;
@@ -21,7 +23,7 @@ const CLONE_INTO_CGROUP: u64 = 1 << 33;
 const CPU_GRAIN: u64 = 2_000_000;
 
 /// Runs the program to its end.
-pub(super) fn run(plan: &Plan<'_>, ready: &Ready) -> ! {
+pub(super) fn run(plan: &Plan, ready: &Ready) -> ! {
     let control = plan.fds.control;
     let begin = now();
     let mut state = State {
@@ -57,7 +59,7 @@ pub(super) fn run(plan: &Plan<'_>, ready: &Ready) -> ! {
 }
 
 /// Tells the caller the end, after everything is cleaned up but what the caller wants to see.
-fn report(plan: &Plan<'_>, ready: &Ready, summary: Summary) -> ! {
+fn report(plan: &Plan, ready: &Ready, summary: Summary) -> ! {
     let control = plan.fds.control;
     let record = Event::Ended(summary).to_record();
     let keep_directory = plan.collect && plan.on_host.directory.is_some();
@@ -99,9 +101,8 @@ fn now() -> u64 {
 }
 
 /// Starts the program. Returns its process and the signal descriptor once it has executed.
-fn start(plan: &Plan<'_>, ready: &Ready) -> Result<(i32, RawFd), Failure> {
+fn start(plan: &Plan, ready: &Ready) -> Result<(i32, RawFd), Failure> {
     let signals = child_signals().map_err(at(Step::Signals))?;
-    let shared = shared_record().map_err(at(Step::Fork))?;
     let mut args = CloneArgs {
         // This process goes on when the program has executed or ended.
         flags: libc::CLONE_VFORK.cast_unsigned().into(),
@@ -118,19 +119,22 @@ fn start(plan: &Plan<'_>, ready: &Ready) -> Result<(i32, RawFd), Failure> {
     } else {
         sys::getpid()
     };
-    // SAFETY: memory is not shared, but for the page that is meant to be; the new process makes
-    // only raw system calls.
-    let leader = unsafe { sys::clone3(&args) }.map_err(at(Step::Fork))?;
-    if leader == 0 {
-        let failure = program::become_program(plan, ready, parent);
-        // SAFETY: the page is mapped shared, and the supervisor reads it only after this process
-        // has ended.
-        unsafe { shared.write_volatile(Event::Failed(failure).to_record()) };
-        sys::exit(127);
-    }
-    // SAFETY: the other process has executed or ended, and with that its use of the page.
-    let record = unsafe { shared.read_volatile() };
-    if let Some(Event::Failed(failure)) = Event::from_record(&record) {
+    let failure = Cell::new(None);
+    let start = Start {
+        plan,
+        ready,
+        parent,
+        failure: &failure,
+    };
+    // SAFETY: by CLONE_VFORK this process only goes on when the new one has executed or ended, and
+    // so has its use of `start` and of the plan's stack. All signals are blocked. The new process
+    // makes only raw system calls.
+    let leader = unsafe {
+        let start = (&raw const start).cast();
+        clone::clone(args, &plan.program_stack, program_process, start)
+    };
+    let leader = leader.map_err(at(Step::Fork))?;
+    if let Some(failure) = failure.take() {
         return Err(failure);
     }
     // The streams end when the program's processes have closed them.
@@ -155,20 +159,22 @@ fn child_signals() -> sys::Sys<RawFd> {
     RawFd::try_from(fd).map_err(|_range| Errno(libc::EBADF))
 }
 
-/// A page that a forked process shares with this one, zeroed.
-fn shared_record() -> sys::Sys<*mut Record> {
-    let protection = libc::PROT_READ | libc::PROT_WRITE;
-    let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
-    let args = [
-        0,
-        size_of::<Record>(),
-        signed(protection),
-        signed(flags),
-        signed(-1),
-        0,
-    ];
-    // SAFETY: asks for fresh memory.
-    unsafe { sys::call(libc::SYS_mmap, args) }.map(|start| start as *mut Record)
+/// What the program's process gets.
+struct Start<'a> {
+    plan: &'a Plan,
+    ready: &'a Ready,
+    parent: i32,
+    /// Why it did not execute.
+    failure: &'a Cell<Option<Failure>>,
+}
+
+/// The program's process until it executes.
+extern "C" fn program_process(start: *const c_void) -> ! {
+    // SAFETY: the supervisor passes a `Start` and waits, so that it stays and nobody else uses it.
+    let start = unsafe { &*start.cast::<Start<'_>>() };
+    let failure = program::become_program(start.plan, start.ready, start.parent);
+    start.failure.set(Some(failure));
+    sys::exit(127)
 }
 
 const fn interest(fd: RawFd) -> libc::pollfd {
@@ -180,7 +186,7 @@ const fn interest(fd: RawFd) -> libc::pollfd {
 }
 
 /// Waits for the end or a reason for it. `None`: the caller is gone.
-fn watch(plan: &Plan<'_>, state: &mut State, signals: RawFd, begin: u64) -> Option<Cause> {
+fn watch(plan: &Plan, state: &mut State, signals: RawFd, begin: u64) -> Option<Cause> {
     let control = plan.fds.control;
     let deadline = plan.wall.map(|wall| begin.saturating_add(wall));
     let mut fds = [
@@ -269,7 +275,7 @@ fn receive(control: RawFd) -> Received {
 }
 
 /// Kills and reaps everything that the program left.
-fn end_all(plan: &Plan<'_>, state: &mut State) {
+fn end_all(plan: &Plan, state: &mut State) {
     if let Some(group) = &plan.on_host.cgroup {
         // Since Linux 5.14; what it misses is found below.
         let _ = sys::write_file(group.directory.as_raw_fd(), c"cgroup.kill", b"1");
@@ -283,7 +289,7 @@ fn end_all(plan: &Plan<'_>, state: &mut State) {
 
 /// Nanoseconds of CPU time so far: of the control group, or else of the first process and of all
 /// that were reaped.
-fn cpu_time(plan: &Plan<'_>, state: &State) -> u64 {
+fn cpu_time(plan: &Plan, state: &State) -> u64 {
     if let Some(time) = cgroup_cpu(plan) {
         return time;
     }
@@ -296,7 +302,7 @@ fn cpu_time(plan: &Plan<'_>, state: &State) -> u64 {
     reaped.saturating_add(running)
 }
 
-fn cgroup_cpu(plan: &Plan<'_>) -> Option<u64> {
+fn cgroup_cpu(plan: &Plan) -> Option<u64> {
     let group = plan.on_host.cgroup.as_ref()?.directory.as_raw_fd();
     cgroup_value(group, c"cpu.stat", b"usage_usec").map(|micros| micros.saturating_mul(1000))
 }
@@ -314,7 +320,7 @@ fn cgroup_value(group: RawFd, file: &CStr, key: &[u8]) -> Option<u64> {
     })
 }
 
-fn summary(plan: &Plan<'_>, state: &State, cause: Cause, begin: u64) -> Summary {
+fn summary(plan: &Plan, state: &State, cause: Cause, begin: u64) -> Summary {
     let wall_nanos = now().saturating_sub(begin);
     let (mut peak_bytes, mut cpu_nanos) = sys::usage(libc::RUSAGE_CHILDREN).unwrap_or((0, 0));
     let mut oom_kills = 0;
