@@ -10,7 +10,7 @@
 use crate::Spec;
 use crate::clone::Stack;
 use crate::init::OnHost;
-use crate::seccomp::Filters;
+use crate::seccomp::bpf::Instruction;
 use crate::wire::Cause;
 use std::ffi::{CString, c_char};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -205,7 +205,7 @@ pub(crate) struct Plan {
     pub(crate) rlimits: Vec<Rlimit>,
     /// The highest capability that the kernel knows.
     pub(crate) last_capability: u32,
-    pub(crate) filters: &'static Filters,
+    pub(crate) filter: &'static [Instruction],
     pub(crate) execution: Execution,
     /// Nanoseconds.
     pub(crate) wall: Option<u64>,

@@ -10,7 +10,7 @@ use crate::plan::{
 };
 use crate::resolve::{Host, Resolved, is_open_to_all, resolve};
 use crate::rlimits::{Bounded, rlimits, spent};
-use crate::seccomp::{Separated, filters};
+use crate::seccomp::{Separated, filter};
 use crate::{
     Access, Content, InputFile, Layer, LayerState, SpawnError, Spec, Stdin, cgroup, confine,
     host_directory, view,
@@ -85,7 +85,7 @@ pub(crate) fn prepare(
         root: private,
         lasting_files: private && !grants_writing(spec),
     };
-    let filters = filters(separated).map_err(|error| SpawnError::LayerUnavailable {
+    let filter = filter(separated).map_err(|error| SpawnError::LayerUnavailable {
         layer: Layer::Seccomp,
         why: error.to_string(),
     })?;
@@ -131,7 +131,7 @@ pub(crate) fn prepare(
         rules: place.rules,
         proc_self: (!private).then(confine::proc_self),
         last_capability: last_capability(),
-        filters,
+        filter,
         execution,
         wall: spec.limits.wall.and_then(nanos),
         cpu: spec.limits.cpu.and_then(nanos),

@@ -64,10 +64,7 @@ fn prepare(plan: &Plan, ready: &Ready, parent: i32) -> Done {
     }
     sys::prctl(libc::PR_SET_NO_NEW_PRIVS, [1, 0, 0, 0]).map_err(at(Step::NoNewPrivs))?;
     landlock(plan).map_err(at(Step::Landlock))?;
-    for (index, program) in plan.filters.programs.iter().enumerate() {
-        seccomp(program).map_err(item(Step::Seccomp, index))?;
-    }
-    Ok(())
+    crate::seccomp::install(plan.filter).map_err(at(Step::Seccomp))
 }
 
 /// What the caller ignores would stay ignored over `execve`.
@@ -142,20 +139,4 @@ fn landlock(plan: &Plan) -> Sys<()> {
     let ruleset = plan.fds.ruleset;
     // SAFETY: takes no pointers.
     unsafe { sys::call(libc::SYS_landlock_restrict_self, [signed(ruleset), 0]) }.map(drop)
-}
-
-fn seccomp(program: &[seccompiler::sock_filter]) -> Sys<()> {
-    let len = u16::try_from(program.len()).map_err(|_range| Errno(libc::EINVAL))?;
-    let filter = libc::sock_fprog {
-        len,
-        filter: program.as_ptr().cast_mut().cast::<libc::sock_filter>(),
-    };
-    let args = [
-        libc::SECCOMP_SET_MODE_FILTER as usize,
-        0,
-        &raw const filter as usize,
-    ];
-    // SAFETY: the kernel reads the header and `len` instructions; `seccompiler::sock_filter` has
-    // the kernel's layout. Both outlive the call.
-    unsafe { sys::call(libc::SYS_seccomp, args) }.map(drop)
 }

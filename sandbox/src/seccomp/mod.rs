@@ -1,21 +1,20 @@
 //! The system call filters: an allow list of system calls, and a deny list of arguments.
 //!
-//! Two filters are stacked, and the stricter answer wins:
-//! 1. [`allow`]: a call that is not listed gives `ENOSYS`, as on a kernel that does not have it, so
-//!    that a C library newer than this list falls back to an older call.
-//! 2. [`deny`]: calls and arguments that a sandboxed program has no business with give `EPERM`.
-//!    Sockets of every family but Unix are here.
+//! One filter answers every call:
+//! 1. A call that [`allow`] does not list gives `ENOSYS`, as on a kernel that does not have it, so
+//!    that a C library newer than the list falls back to an older call.
+//! 2. Calls and arguments that [`deny`] lists, with which a sandboxed program has no business, give
+//!    `EPERM`. Sockets of every family but Unix are here.
 //!
 //! A call of a foreign architecture (32-bit code on a 64-bit kernel) kills the process; x32 calls
-//! are in no list. Both filters are data; `seccompiler` turns them into BPF once per process.
+//! are in no list. The lists are data; [`bpf`] turns them into a program, once per process.
 
 pub(crate) mod allow;
+pub(crate) mod bpf;
 pub(crate) mod deny;
 
-use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-    SeccompRule, TargetArch,
-};
+use crate::sys::{self, Errno, Sys};
+use bpf::{Answer, Instruction, Table, Verdict};
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
@@ -33,7 +32,7 @@ pub(crate) struct Group {
 }
 
 /// One condition on an argument; conditions of a rule hold together.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Condition {
     /// The low 32 bits, which is all the kernel looks at for an `int`, are this value.
     Is(u8, u32),
@@ -58,10 +57,10 @@ pub(crate) struct Rule {
     pub(crate) when: &'static [Condition],
 }
 
-/// Why a filter could not be made. A test compiles every variant, so that this does not happen.
+/// A filter could not be made. A test compiles every variant, so that this does not happen.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("the system call filter cannot be compiled: {0}")]
-pub(crate) struct FilterError(String);
+#[error("the system call filter has more instructions than the kernel takes")]
+pub(crate) struct FilterError;
 
 /// What other layers separate, so that the filter need not close it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,40 +98,49 @@ impl Separated {
             .enumerate()
             .fold(0, |index, (bit, set)| index | usize::from(*set) << bit)
     }
+
+    /// Every variant.
+    #[cfg(test)]
+    pub(crate) fn all() -> impl Iterator<Item = Self> {
+        (0..Self::VARIANTS).map(|bits| Self {
+            sockets: bits & 1 != 0,
+            ipc: bits & 2 != 0,
+            pids: bits & 4 != 0,
+            signals: bits & 8 != 0,
+            root: bits & 16 != 0,
+            lasting_files: bits & 32 != 0,
+        })
+    }
 }
 
-/// The compiled filters, in the order in which they are applied.
-#[derive(Debug)]
-pub(crate) struct Filters {
-    pub(crate) programs: [BpfProgram; 2],
-}
-
-/// The filters, compiled on first use.
-pub(crate) fn filters(separated: Separated) -> Result<&'static Filters, FilterError> {
-    static COMPILED: [OnceLock<Result<Filters, FilterError>>; Separated::VARIANTS] =
+/// The filter, compiled on first use.
+pub(crate) fn filter(separated: Separated) -> Result<&'static [Instruction], FilterError> {
+    static COMPILED: [OnceLock<Option<Vec<Instruction>>>; Separated::VARIANTS] =
         [const { OnceLock::new() }; Separated::VARIANTS];
-    let cell = COMPILED
+    COMPILED
         .get(separated.index())
-        .ok_or_else(|| FilterError("no such variant".into()))?;
-    cell.get_or_init(|| compile(separated))
-        .as_ref()
-        .map_err(Clone::clone)
+        .and_then(|cell| {
+            cell.get_or_init(|| bpf::assemble(&table(separated)))
+                .as_deref()
+        })
+        .ok_or(FilterError)
 }
 
-fn compile(separated: Separated) -> Result<Filters, FilterError> {
-    let allow = allow::GROUPS
+/// Every call of the lists, and its answer.
+pub(crate) fn table(separated: Separated) -> Table {
+    let refused = Answer::Errno(small(libc::EPERM));
+    let allowed = allow::GROUPS
         .iter()
         .chain(allow::ARCH_GROUPS)
         .flat_map(|group| group.calls)
         // Its mode is in memory, where no filter can see it.
         .filter(|call| separated.lasting_files || **call != libc::SYS_openat2)
-        .map(|call| (*call, Vec::new()))
-        .collect();
-    let allow = program(
-        allow,
-        SeccompAction::Errno(errno(libc::ENOSYS)),
-        SeccompAction::Allow,
-    )?;
+        .map(|call| (number(*call), Verdict::always(Answer::Allow)));
+    let denied = deny::GROUPS
+        .iter()
+        .flat_map(|group| group.calls)
+        .map(|call| (number(*call), Verdict::always(refused)));
+    let mut calls: BTreeMap<u32, Verdict> = allowed.chain(denied).collect();
 
     let mut lists = vec![deny::RULES];
     if !separated.sockets {
@@ -154,106 +162,40 @@ fn compile(separated: Separated) -> Result<Filters, FilterError> {
         lists.push(deny::WITH_LASTING_FILES);
         lists.push(deny::WITH_LASTING_FILES_OF_THIS_ARCHITECTURE);
     }
-    let always = |call: &i64| (*call, Vec::new());
-    let mut denied: BTreeMap<i64, Vec<SeccompRule>> = deny::GROUPS
-        .iter()
-        .flat_map(|group| group.calls)
-        .map(always)
-        .collect();
     for rule in lists.iter().copied().flatten() {
-        let chain = denied.entry(rule.call).or_default();
-        // An empty chain means "always"; so does a rule without conditions.
-        if rule.when.is_empty() {
-            chain.clear();
-        } else {
-            chain.extend(rules(rule.when)?);
-        }
+        let verdict = calls.entry(number(rule.call));
+        let verdict = verdict.or_insert(Verdict::always(refused));
+        verdict.rules.push((rule.when, refused));
     }
-    let deny = program(
-        denied,
-        SeccompAction::Allow,
-        SeccompAction::Errno(errno(libc::EPERM)),
-    )?;
-    Ok(Filters {
-        programs: [allow, deny],
-    })
-}
-
-fn errno(number: i32) -> u32 {
-    number.unsigned_abs()
-}
-
-/// `Has` needs one rule per bit: the compiler only knows equality under a mask.
-fn rules(when: &[Condition]) -> Result<Vec<SeccompRule>, FilterError> {
-    let mut sets: Vec<Vec<SeccompCondition>> = vec![Vec::new()];
-    for condition in when {
-        let choices: Vec<SeccompCondition> = match *condition {
-            Condition::Is(arg, value) => {
-                vec![one(
-                    arg,
-                    SeccompCmpArgLen::Dword,
-                    SeccompCmpOp::Eq,
-                    u64::from(value),
-                )?]
-            }
-            Condition::IsNot(arg, value) => {
-                vec![one(
-                    arg,
-                    SeccompCmpArgLen::Dword,
-                    SeccompCmpOp::Ne,
-                    u64::from(value),
-                )?]
-            }
-            Condition::Has(arg, bits) => (0..u64::BITS)
-                .map(|shift| 1_u64 << shift)
-                .filter(|bit| bits & bit != 0)
-                .map(|bit| {
-                    one(
-                        arg,
-                        SeccompCmpArgLen::Qword,
-                        SeccompCmpOp::MaskedEq(bit),
-                        bit,
-                    )
-                })
-                .collect::<Result<_, _>>()?,
-        };
-        sets = sets
-            .iter()
-            .flat_map(|set| {
-                choices.iter().map(move |choice| {
-                    let mut set = set.clone();
-                    set.push(choice.clone());
-                    set
-                })
-            })
-            .collect();
+    Table {
+        calls,
+        missing: Answer::Errno(small(libc::ENOSYS)),
     }
-    sets.into_iter()
-        .map(|set| SeccompRule::new(set).map_err(|error| FilterError(error.to_string())))
-        .collect()
 }
 
-fn one(
-    arg: u8,
-    len: SeccompCmpArgLen,
-    op: SeccompCmpOp,
-    value: u64,
-) -> Result<SeccompCondition, FilterError> {
-    SeccompCondition::new(arg, len, op, value).map_err(|error| FilterError(error.to_string()))
+/// Puts a filter in force for the calling thread and what it starts.
+pub(crate) fn install(program: &[Instruction]) -> Sys<()> {
+    let len = u16::try_from(program.len()).map_err(|_range| Errno(libc::EINVAL))?;
+    let filter = libc::sock_fprog {
+        len,
+        filter: program.as_ptr().cast_mut(),
+    };
+    let args = [
+        libc::SECCOMP_SET_MODE_FILTER as usize,
+        0,
+        &raw const filter as usize,
+    ];
+    #[expect(unsafe_code, reason = "a system call")]
+    // SAFETY: the kernel reads the header and `len` instructions; both outlive the call.
+    unsafe { sys::call(libc::SYS_seccomp, args) }.map(drop)
 }
 
-fn program(
-    rules: BTreeMap<i64, Vec<SeccompRule>>,
-    mismatch: SeccompAction,
-    matched: SeccompAction,
-) -> Result<BpfProgram, FilterError> {
-    #[cfg(target_arch = "x86_64")]
-    let arch = TargetArch::x86_64;
-    #[cfg(target_arch = "aarch64")]
-    let arch = TargetArch::aarch64;
-    SeccompFilter::new(rules, mismatch, matched, arch)
-        .and_then(BpfProgram::try_from)
-        .map_err(|error| FilterError(error.to_string()))
+fn number(call: libc::c_long) -> u32 {
+    u32::try_from(call).unwrap_or(u32::MAX)
+}
+
+fn small(errno: i32) -> u16 {
+    u16::try_from(errno).unwrap_or(u16::MAX)
 }
 
 #[cfg(test)]
@@ -262,22 +204,9 @@ mod tests {
     use std::collections::BTreeSet;
 
     #[test]
-    fn all_variants_compile_within_the_kernel_s_bound() {
-        let mut seen = BTreeSet::new();
-        for bits in 0..Separated::VARIANTS {
-            let separated = Separated {
-                sockets: bits & 1 != 0,
-                ipc: bits & 2 != 0,
-                pids: bits & 4 != 0,
-                signals: bits & 8 != 0,
-                root: bits & 16 != 0,
-                lasting_files: bits & 32 != 0,
-            };
-            assert!(seen.insert(separated.index()));
-            for program in &filters(separated).unwrap().programs {
-                assert!(program.len() < 4096, "{} instructions", program.len());
-            }
-        }
+    fn every_variant_has_its_own_filter() {
+        let seen: BTreeSet<usize> = Separated::all().map(Separated::index).collect();
+        assert_eq!(seen.len(), Separated::VARIANTS);
     }
 
     #[test]
@@ -290,9 +219,9 @@ mod tests {
             root: true,
             lasting_files: true,
         };
-        let [_, deny] = &filters(separated).unwrap().programs;
-        let answers = std::thread::spawn(|| {
-            seccompiler::apply_filter(deny).unwrap();
+        let answers = std::thread::spawn(move || {
+            sys::prctl(libc::PR_SET_NO_NEW_PRIVS, [1, 0, 0, 0]).unwrap();
+            install(filter(separated).unwrap()).unwrap();
             let me = std::process::id() as usize;
             let everybody = usize::MAX;
             [
@@ -307,7 +236,7 @@ mod tests {
             .map(|(call, args)| {
                 #[expect(unsafe_code, reason = "asks the filter")]
                 // SAFETY: none of these calls is given a pointer that is not null.
-                let answer = unsafe { crate::sys::call(call, args) };
+                let answer = unsafe { sys::call(call, args) };
                 answer.err().map_or(0, |errno| errno.0)
             })
         });
