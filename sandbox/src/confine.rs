@@ -14,7 +14,7 @@ use landlock::{
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 /// Files and moves between directories (Linux 5.19): without them nothing runs.
@@ -180,30 +180,29 @@ const HOST_PROC: &[&str] = &[
     "/proc/sys/kernel/pid_max",
     "/proc/sys/vm/overcommit_memory",
     "/proc/sys/vm/max_map_count",
-    "/sys/devices/system/cpu",
 ];
 
+/// What the host has of processors.
+const PROCESSORS: &str = "/sys/devices/system/cpu";
+
 /// The rules on the host's own tree, where there is no private root.
-pub(crate) fn host_tree<'p>(
-    readable: impl Iterator<Item = &'p Path>,
+pub(crate) fn host_tree(
+    readable: &[(PathBuf, bool)],
     grants: &[Grant],
     private: &Path,
 ) -> Vec<PathRule> {
     let mut rules: Vec<Option<PathRule>> = readable
-        .map(|path| rule(path, read(), !path.is_dir(), true))
+        .iter()
+        .map(|(path, directory)| rule(path, read(), !directory, true))
         .collect();
     for name in crate::view::DEVICES {
         rules.push(rule(&Path::new("/dev").join(name), device(), true, true));
     }
+    let facts = read() & !AccessFs::Execute;
     for path in HOST_PROC {
-        let path = Path::new(path);
-        rules.push(rule(
-            path,
-            read() & !AccessFs::Execute,
-            !path.is_dir(),
-            true,
-        ));
+        rules.push(rule(Path::new(path), facts, true, true));
     }
+    rules.push(rule(Path::new(PROCESSORS), facts, false, true));
     for name in ["workspace", "tmp"] {
         rules.push(rule(&private.join(name), write(), false, false));
     }

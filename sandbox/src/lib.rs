@@ -53,6 +53,7 @@ mod shim;
 mod spawn;
 mod spec;
 mod sys;
+mod system;
 mod view;
 mod wire;
 

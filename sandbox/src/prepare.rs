@@ -22,7 +22,7 @@ use std::io::{self, PipeReader, PipeWriter};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// Bytes of one argument or variable at most, its NUL included: the kernel's `MAX_ARG_STRLEN`.
@@ -135,7 +135,7 @@ pub(crate) fn prepare(
         execution,
         wall: spec.limits.wall.and_then(nanos),
         cpu: spec.limits.cpu.and_then(nanos),
-        processors: std::thread::available_parallelism().map_or(1, |count| count.get() as u64),
+        processors: processors(),
         spent: spent(&spec.limits, bounded),
         collect: spec.collect,
         gaps: Vec::new(),
@@ -226,9 +226,8 @@ impl Place {
             source,
         })?;
         let readable = view::readable(resolved);
-        let readable = readable.iter().map(PathBuf::as_path);
         Ok(Self {
-            rules: confine::host_tree(readable, &spec.grants, &path),
+            rules: confine::host_tree(&readable, &spec.grants, &path),
             root: None,
             host: Some(host),
             workspace: path.join("workspace"),
@@ -527,9 +526,19 @@ fn own_process() -> io::Result<OwnedFd> {
 }
 
 fn last_capability() -> u32 {
-    let text = fs::read_to_string("/proc/sys/kernel/cap_last_cap").unwrap_or_default();
-    // Numbers that the kernel does not know are refused without harm.
-    text.trim().parse().unwrap_or(63).min(63)
+    static LAST: OnceLock<u32> = OnceLock::new();
+    *LAST.get_or_init(|| {
+        let text = fs::read_to_string("/proc/sys/kernel/cap_last_cap").unwrap_or_default();
+        // Numbers that the kernel does not know are refused without harm.
+        text.trim().parse().unwrap_or(63).min(63)
+    })
+}
+
+/// How many processors this process may use.
+fn processors() -> u64 {
+    static COUNT: OnceLock<u64> = OnceLock::new();
+    let count = || std::thread::available_parallelism().map_or(1, |count| count.get() as u64);
+    *COUNT.get_or_init(count)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! directory is found behind its shim ([`crate::shim`]), and the prefix that it was installed to
 //! becomes readable, never the home directory itself.
 
-use crate::view::is_system;
+use crate::system::is_system;
 use crate::{InputFile, SpawnError, WorkspacePath, shim};
 use std::ffi::{OsStr, OsString};
 use std::fs;

@@ -6,7 +6,7 @@
 
 use crate::plan::{Bind, Root};
 use crate::resolve::Resolved;
-use crate::{Access, Grant, Limits, SpawnError};
+use crate::{Access, Grant, Limits, SpawnError, system};
 use std::ffi::CString;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -15,41 +15,6 @@ use std::sync::atomic::AtomicI32;
 
 /// Devices that hold nothing.
 pub(crate) const DEVICES: &[&str] = &["null", "zero", "full", "random", "urandom"];
-
-/// Top-level directories of programs and libraries. On most systems all but the first are links.
-const SYSTEM: &[&str] = &[
-    "/usr",
-    "/bin",
-    "/sbin",
-    "/lib",
-    "/lib64",
-    "/lib32",
-    "/libx32",
-    "/nix/store",
-    "/gnu/store",
-];
-
-/// Of `/etc`: loader, certificates, time zone, service names, and what interpreters read.
-const ETC: &[&str] = &[
-    "/etc/ld.so.cache",
-    "/etc/ld.so.conf",
-    "/etc/ld.so.conf.d",
-    "/etc/ssl/certs",
-    "/etc/ssl/openssl.cnf",
-    "/etc/pki/tls/certs",
-    "/etc/pki/tls/cert.pem",
-    "/etc/pki/ca-trust/extracted",
-    "/etc/ca-certificates/extracted",
-    "/etc/localtime",
-    "/etc/timezone",
-    "/etc/alternatives",
-    "/etc/mime.types",
-    "/etc/protocols",
-    "/etc/services",
-    "/etc/terminfo",
-    "/etc/magic",
-    "/etc/os-release",
-];
 
 /// Files of `/etc` that say nothing of this host.
 const SYNTHETIC: &[(&str, &str)] = &[
@@ -61,34 +26,16 @@ const SYNTHETIC: &[(&str, &str)] = &[
     ("etc/hostname", "sandbox\n"),
 ];
 
-/// Whether a path is among the system's programs and libraries.
-pub(crate) fn is_system(path: &Path) -> bool {
-    SYSTEM.iter().any(|top| path.starts_with(top))
-}
-
-/// The host's `/etc/python3*`, `/etc/java*` and the like, beside [`ETC`].
-fn etc_of_interpreters() -> Vec<PathBuf> {
-    let Ok(entries) = fs::read_dir("/etc") else {
-        return Vec::new();
-    };
-    let wanted = |name: &[u8]| {
-        [b"python".as_slice(), b"java-", b"perl", b"nodejs"]
-            .iter()
-            .any(|p| name.starts_with(p))
-    };
-    let entries = entries
-        .flatten()
-        .filter(|entry| wanted(entry.file_name().as_bytes()));
-    entries.map(|entry| entry.path()).collect()
-}
-
-/// Everything of the host that may be read.
-pub(crate) fn readable(resolved: &Resolved) -> Vec<PathBuf> {
-    let system = SYSTEM.iter().map(PathBuf::from);
-    let etc = ETC.iter().chain(&["/etc/nsswitch.conf"]).map(PathBuf::from);
-    let all = system.chain(etc).chain(etc_of_interpreters());
-    all.filter(|path| path.exists())
-        .chain(resolved.prefixes.iter().cloned())
+/// Everything of the host that may be read, and whether it is a directory.
+pub(crate) fn readable(resolved: &Resolved) -> Vec<(PathBuf, bool)> {
+    let entries = system::entries();
+    let system = entries
+        .iter()
+        .map(|entry| (entry.path.clone(), entry.directory));
+    let prefixes = resolved.prefixes.iter();
+    system
+        .chain([(PathBuf::from("/etc/nsswitch.conf"), false)])
+        .chain(prefixes.map(|path| (path.clone(), path.is_dir())))
         .collect()
 }
 
@@ -101,16 +48,12 @@ struct Builder {
 }
 
 impl Builder {
-    /// Shows a path of the host at the same place: a symbolic link as such, anything else bound.
-    fn show(&mut self, path: &Path) {
-        let Ok(metadata) = path.symlink_metadata() else {
-            return;
-        };
-        if metadata.is_symlink() {
-            if let Ok(target) = fs::read_link(path) {
-                self.make_parents(path);
-                self.links.push((target, path.to_path_buf()));
-            }
+    /// Shows what the host has at the same place: a symbolic link as such, anything else bound.
+    fn show(&mut self, entry: &system::Entry) {
+        let path = &entry.path;
+        if let Some(target) = &entry.link {
+            self.make_parents(path);
+            self.links.push((target.clone(), path.clone()));
         } else {
             self.bind(path, path, Access::Read);
         }
@@ -151,11 +94,8 @@ pub(crate) fn private_root(
     for directory in ["/etc", "/proc", "/dev", "/dev/shm", "/workspace", "/tmp"] {
         builder.make_parents(&Path::new(directory).join("x"));
     }
-    for path in SYSTEM.iter().chain(ETC).map(Path::new) {
-        builder.show(path);
-    }
-    for path in etc_of_interpreters() {
-        builder.show(&path);
+    for entry in system::entries().iter() {
+        builder.show(entry);
     }
     for path in &resolved.prefixes {
         builder.bind(path, path, Access::Read);
