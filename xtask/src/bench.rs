@@ -3,24 +3,26 @@
 //! Each row compares two ways to do the same thing, run in turn so that a machine which slows down
 //! slows both. What counts is the ratio of the medians.
 
-use anyhow::{Context as _, ensure};
+#[cfg(target_os = "linux")]
+mod process;
+
+use anyhow::ensure;
 use clap::Args;
 use ringfence::{Engine, Isolation, Sandbox};
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use xshell::Shell;
 
 #[derive(Debug, Args)]
 pub(crate) struct Bench {
     /// Counted runs of each side
-    #[arg(long, default_value_t = 50)]
+    #[arg(long, default_value_t = 200)]
     runs: usize,
     /// Counted boots of a VM
     #[arg(long, default_value_t = 10)]
     boots: usize,
-    /// Leave out what needs the guest image and QEMU
+    /// Measure `process` isolation and nothing else
     #[arg(long)]
-    without_vm: bool,
+    processes: bool,
     /// Measure VMs on the engines that run in the lab, and nothing else
     #[cfg(target_os = "linux")]
     #[arg(long)]
@@ -35,53 +37,24 @@ impl Bench {
             crate::build_image::ensure(shell)?;
             return crate::lab::bench(shell, self.boots);
         }
-        println!("| what | median | against | ratio |\n|---|---|---|---|");
-        self.spawn("`true` in a `process` sandbox", &["true"], 0)?;
-        self.spawn("`true`, caller holds 1 GiB", &["true"], 1 << 30)?;
-        self.spawn(
-            "`python3 -c 'print(6*7)'` in a `process` sandbox",
-            &["python3", "-c", "print(6*7)"],
-            0,
-        )?;
-        if !self.without_vm {
-            crate::build_image::ensure(shell)?;
-            self.vm()?;
-            sizes()?;
+        #[cfg(target_os = "linux")]
+        if cfg!(debug_assertions) {
+            let runs = self.runs.to_string();
+            xshell::cmd!(
+                shell,
+                "cargo run --quiet --release --package xtask -- bench --processes --runs {runs}"
+            )
+            .run()?;
+        } else {
+            process::rows(self.runs)?;
         }
-        Ok(())
-    }
-
-    /// A program in the sandbox against the same program by `std::process`.
-    fn spawn(&self, what: &str, words: &[&str], held: usize) -> anyhow::Result<()> {
-        let (program, args) = words.split_first().context("no program")?;
-        // Touched, so that its page tables exist.
-        let held = vec![1_u8; held];
-        let sandbox = Sandbox::builder().isolation(Isolation::Process).build()?;
-        let mut confined = || -> anyhow::Result<()> {
-            let output = sandbox.command(*program).args(args.to_vec()).output()?;
-            ensure!(
-                output.report.success(),
-                "{program} failed in the sandbox: {output:?}"
-            );
-            Ok(())
-        };
-        let mut plain = || -> anyhow::Result<()> {
-            let output = Command::new(program)
-                .args(args)
-                .stdin(Stdio::null())
-                .output()?;
-            ensure!(output.status.success(), "{program} failed: {output:?}");
-            Ok(())
-        };
-        let (confined, plain) = pair(self.runs, &mut confined, &mut plain)?;
-        drop(held);
-        row(
-            what,
-            confined,
-            &format!("plain: {}", show(plain)),
-            Some((confined, plain)),
-        );
-        Ok(())
+        if self.processes {
+            return Ok(());
+        }
+        crate::build_image::ensure(shell)?;
+        println!("\n| what | median | against |\n|---|---|---|");
+        self.vm()?;
+        sizes()
     }
 
     /// Booting a VM, and a program in one that runs already.
@@ -111,14 +84,8 @@ impl Bench {
             "boot to agent ready (qemu, emulated)",
             median(boots),
             "first run less second run",
-            None,
         );
-        row(
-            "`true` in a running VM (qemu, emulated)",
-            median(warm),
-            "",
-            None,
-        );
+        row("`true` in a running VM (qemu, emulated)", median(warm), "");
         Ok(())
     }
 }
@@ -136,43 +103,54 @@ fn sizes() -> anyhow::Result<()> {
         let limit = most
             .map(|most| format!("aim: {most} MiB"))
             .unwrap_or_default();
-        println!("| {what} | {size:.2} MiB | {limit} | |");
+        println!("| {what} | {size:.2} MiB | {limit} |");
     }
     Ok(())
 }
 
-/// Runs two things in turn, after one warm-up of each, and gives their medians.
-fn pair(
-    runs: usize,
-    first: &mut dyn FnMut() -> anyhow::Result<()>,
-    second: &mut dyn FnMut() -> anyhow::Result<()>,
-) -> anyhow::Result<(Duration, Duration)> {
-    first()?;
-    second()?;
-    let mut times = (Vec::new(), Vec::new());
-    for _ in 0..runs {
-        let started = Instant::now();
-        first()?;
-        times.0.push(started.elapsed());
-        let started = Instant::now();
-        second()?;
-        times.1.push(started.elapsed());
+/// One way to do a thing.
+type Run<'a> = Box<dyn FnMut() -> anyhow::Result<()> + 'a>;
+
+/// What runs took, in ascending order.
+struct Times(Vec<Duration>);
+
+impl Times {
+    fn median(&self) -> Duration {
+        self.at(50)
     }
-    Ok((median(times.0), median(times.1)))
+
+    /// A percentile.
+    fn at(&self, percent: usize) -> Duration {
+        let index = (self.0.len() * percent / 100).min(self.0.len().saturating_sub(1));
+        self.0.get(index).copied().unwrap_or_default()
+    }
+}
+
+/// Runs several ways to do the same thing in turn, after one warm-up of each.
+fn interleaved(runs: usize, mut ways: Vec<Run<'_>>) -> anyhow::Result<Vec<Times>> {
+    let mut times: Vec<Times> = ways.iter().map(|_| Times(Vec::new())).collect();
+    for run in 0..=runs {
+        for (way, times) in ways.iter_mut().zip(&mut times) {
+            let started = Instant::now();
+            way()?;
+            if run > 0 {
+                times.0.push(started.elapsed());
+            }
+        }
+    }
+    for times in &mut times {
+        times.0.sort_unstable();
+    }
+    Ok(times)
 }
 
 fn median(mut times: Vec<Duration>) -> Duration {
     times.sort_unstable();
-    times.get(times.len() / 2).copied().unwrap_or_default()
+    Times(times).median()
 }
 
-fn row(what: &str, time: Duration, against: &str, ratio: Option<(Duration, Duration)>) {
-    let ratio = ratio.map(|(a, b)| format!("{:.2}×", a.as_secs_f64() / b.as_secs_f64()));
-    println!(
-        "| {what} | {} | {against} | {} |",
-        show(time),
-        ratio.unwrap_or_default()
-    );
+fn row(what: &str, time: Duration, against: &str) {
+    println!("| {what} | {} | {against} |", show(time));
 }
 
 fn show(time: Duration) -> String {
