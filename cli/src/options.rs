@@ -52,12 +52,13 @@ pub(crate) struct Options {
     /// Copy a file into the workspace, under its own name unless DST is given
     #[arg(long = "file", value_name = "SRC[:DST]")]
     files: Vec<OsString>,
-    /// Let the program read a path of this machine
-    #[arg(long = "ro", value_name = "PATH")]
-    read_only: Vec<PathBuf>,
-    /// Let the program read and change a path of this machine
-    #[arg(long = "rw", value_name = "PATH")]
-    read_write: Vec<PathBuf>,
+    /// Let the program read a file or directory of this machine, at DST if given: an absolute
+    /// path, or one below the workspace
+    #[arg(long = "ro", value_name = "PATH[:DST]")]
+    read_only: Vec<OsString>,
+    /// Let the program read and change a file or directory of this machine, at DST if given
+    #[arg(long = "rw", value_name = "PATH[:DST]")]
+    read_write: Vec<OsString>,
     /// Set an environment variable, or pass on the caller's own
     #[arg(long = "env", value_name = "NAME[=VALUE]")]
     env: Vec<OsString>,
@@ -107,11 +108,17 @@ impl Options {
         for layer in &self.require {
             builder = builder.require(*layer);
         }
-        for path in &self.read_only {
-            builder = builder.read_only(path);
+        for grant in &self.read_only {
+            builder = match grant_argument("--ro", grant)? {
+                (path, None) => builder.read_only(path),
+                (path, Some(destination)) => builder.read_only_at(path, destination),
+            };
         }
-        for path in &self.read_write {
-            builder = builder.read_write(path);
+        for grant in &self.read_write {
+            builder = match grant_argument("--rw", grant)? {
+                (path, None) => builder.read_write(path),
+                (path, Some(destination)) => builder.read_write_at(path, destination),
+            };
         }
         if let Some(image) = &self.image {
             builder = builder.image(image);
@@ -158,28 +165,36 @@ impl Options {
 /// `SRC` or `SRC:DST`. A source whose own name contains a colon is given as `./a:b:name`: the last
 /// colon divides.
 fn file_argument(argument: &OsStr) -> anyhow::Result<(PathBuf, OsString)> {
-    let bytes = argument.as_bytes();
-    let colon = bytes.iter().rposition(|byte| *byte == b':');
-    let (source, destination) = match colon {
-        Some(at) => (
-            bytes.get(..at).unwrap_or_default(),
-            bytes.get(at + 1..).unwrap_or_default(),
-        ),
-        None => (bytes, &[][..]),
-    };
-    let source = PathBuf::from(OsString::from_vec(source.to_vec()));
-    if colon.is_some() {
-        anyhow::ensure!(
-            !destination.is_empty(),
-            "--file {argument:?} names no place after the colon"
-        );
-        return Ok((source, OsString::from_vec(destination.to_vec())));
+    let (source, destination) = grant_argument("--file", argument)?;
+    if let Some(destination) = destination {
+        return Ok((source, destination.into_os_string()));
     }
     let name = source.file_name();
     let name = name
         .with_context(|| format!("--file {argument:?} names no file"))?
         .to_owned();
     Ok((source, name))
+}
+
+/// `PATH` or `PATH:DST`, divided by the last colon.
+fn grant_argument(option: &str, argument: &OsStr) -> anyhow::Result<(PathBuf, Option<PathBuf>)> {
+    let path = |bytes: &[u8]| PathBuf::from(OsStr::from_bytes(bytes));
+    let bytes = argument.as_bytes();
+    let Some(at) = bytes.iter().rposition(|byte| *byte == b':') else {
+        anyhow::ensure!(!bytes.is_empty(), "{option} names no path");
+        return Ok((path(bytes), None));
+    };
+    let source = bytes.get(..at).unwrap_or_default();
+    let destination = bytes.get(at + 1..).unwrap_or_default();
+    anyhow::ensure!(
+        !source.is_empty(),
+        "{option} {argument:?} names no path before the colon"
+    );
+    anyhow::ensure!(
+        !destination.is_empty(),
+        "{option} {argument:?} names no place after the colon"
+    );
+    Ok((path(source), Some(path(destination))))
 }
 
 /// `NAME=VALUE`, or `NAME` with the caller's own value; nothing where the caller has none.
@@ -247,6 +262,17 @@ mod tests {
         assert_eq!(read("./x:y:z"), Some(("./x:y".into(), "z".into())));
         assert_eq!(read("a:"), None);
         assert_eq!(read(".."), None);
+    }
+
+    #[test]
+    fn grant_arguments() {
+        let read = |text: &str| grant_argument("--ro", OsStr::new(text)).ok();
+        assert_eq!(read("/a"), Some(("/a".into(), None)));
+        assert_eq!(read("a:/b"), Some(("a".into(), Some("/b".into()))));
+        assert_eq!(read("/a:b:b"), Some(("/a:b".into(), Some("b".into()))));
+        assert_eq!(read(":b"), None);
+        assert_eq!(read("a:"), None);
+        assert_eq!(read(""), None);
     }
 
     #[test]

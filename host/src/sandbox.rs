@@ -116,6 +116,15 @@ impl FromStr for Engine {
 #[derive(Debug, Clone)]
 pub(crate) struct Grant {
     pub(crate) path: PathBuf,
+    /// Where the program finds it; `None` for the same place.
+    #[cfg_attr(
+        not(target_os = "linux"),
+        expect(
+            dead_code,
+            reason = "programs reach host paths in process isolation only"
+        )
+    )]
+    pub(crate) destination: Option<PathBuf>,
     #[cfg_attr(
         not(target_os = "linux"),
         expect(
@@ -255,20 +264,35 @@ impl SandboxBuilder {
         self
     }
 
-    /// A host path that programs may read, at the same place.
-    pub fn read_only(mut self, path: impl Into<PathBuf>) -> Self {
-        self.config.grants.push(Grant {
-            path: path.into(),
-            writable: false,
-        });
-        self
+    /// A file or directory of the host that programs may read, at the same place.
+    pub fn read_only(self, path: impl Into<PathBuf>) -> Self {
+        self.grant(path.into(), None, false)
     }
 
-    /// A host path that programs may read and change, at the same place.
-    pub fn read_write(mut self, path: impl Into<PathBuf>) -> Self {
+    /// The same at another place: absolute, or below the workspace. That takes
+    /// [`Layer::MountNs`]; where it is missing, programs do not start.
+    pub fn read_only_at(self, path: impl Into<PathBuf>, destination: impl Into<PathBuf>) -> Self {
+        self.grant(path.into(), Some(destination.into()), false)
+    }
+
+    /// A file or directory of the host that programs may read and change, at the same place, as
+    /// far as its modes permit: where the caller is root, programs are not.
+    pub fn read_write(self, path: impl Into<PathBuf>) -> Self {
+        self.grant(path.into(), None, true)
+    }
+
+    /// The same at another place, as [`read_only_at`](Self::read_only_at).
+    pub fn read_write_at(self, path: impl Into<PathBuf>, destination: impl Into<PathBuf>) -> Self {
+        self.grant(path.into(), Some(destination.into()), true)
+    }
+
+    fn grant(mut self, path: PathBuf, destination: Option<PathBuf>, writable: bool) -> Self {
+        // Against the directory that the caller is in now. An empty path is refused later.
+        let path = std::path::absolute(&path).unwrap_or(path);
         self.config.grants.push(Grant {
-            path: path.into(),
-            writable: true,
+            path,
+            destination,
+            writable,
         });
         self
     }

@@ -5,8 +5,9 @@
 //! Rules name paths as the program will see them; the supervisor opens them, because with a private
 //! root most exist only there.
 
+use crate::Access;
+use crate::grants::Opened;
 use crate::plan::PathRule;
-use crate::{Access, Grant};
 use landlock::{
     ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, Ruleset,
     RulesetAttr as _, Scope,
@@ -132,13 +133,14 @@ fn rule(
     let path = CString::new(path.as_os_str().as_bytes()).ok()?;
     Some(PathRule {
         path,
+        file: None,
         access: access.bits(),
         optional,
     })
 }
 
 /// The rules in a private root: all that is there may be read, because nothing else was put there.
-pub(crate) fn private_root(grants: &[Grant]) -> Vec<PathRule> {
+pub(crate) fn private_root(grants: &[Opened]) -> Vec<PathRule> {
     let mut rules = vec![
         rule(Path::new("/"), read(), false, false),
         rule(
@@ -151,18 +153,17 @@ pub(crate) fn private_root(grants: &[Grant]) -> Vec<PathRule> {
     for path in ["/workspace", "/tmp", "/dev/shm"] {
         rules.push(rule(Path::new(path), write(), false, false));
     }
-    rules.extend(granted(grants));
+    rules.extend(grants.iter().map(granted));
     rules.into_iter().flatten().collect()
 }
 
-fn granted(grants: &[Grant]) -> impl Iterator<Item = Option<PathRule>> {
-    grants.iter().map(|grant| {
-        let access = match grant.access {
-            Access::Read => read(),
-            Access::ReadWrite => write(),
-        };
-        rule(&grant.path, access, !grant.path.is_dir(), false)
-    })
+/// A rule on a grant at its place in the sandbox.
+fn granted(grant: &Opened) -> Option<PathRule> {
+    let access = match grant.access {
+        Access::Read => read(),
+        Access::ReadWrite => write(),
+    };
+    rule(&grant.target, access, !grant.directory, false)
 }
 
 /// Files of the host's `/proc` that say something about the machine and nothing about processes.
@@ -188,7 +189,7 @@ const PROCESSORS: &str = "/sys/devices/system/cpu";
 /// The rules on the host's own tree, where there is no private root.
 pub(crate) fn host_tree(
     readable: &[(PathBuf, bool)],
-    grants: &[Grant],
+    grants: Vec<Opened>,
     private: &Path,
 ) -> Vec<PathRule> {
     let mut rules: Vec<Option<PathRule>> = readable
@@ -206,6 +207,12 @@ pub(crate) fn host_tree(
     for name in ["workspace", "tmp"] {
         rules.push(rule(&private.join(name), write(), false, false));
     }
-    rules.extend(granted(grants));
+    // On what was judged, whatever is at its path by now.
+    rules.extend(grants.into_iter().map(|grant| {
+        granted(&grant).map(|rule| PathRule {
+            file: Some(grant.file),
+            ..rule
+        })
+    }));
     rules.into_iter().flatten().collect()
 }

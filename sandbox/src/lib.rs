@@ -37,6 +37,7 @@ mod clone;
 mod confine;
 mod dumpable;
 mod error;
+mod grants;
 mod host_directory;
 mod identity;
 mod init;

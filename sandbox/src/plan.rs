@@ -9,6 +9,7 @@
 
 use crate::Spec;
 use crate::clone::Stack;
+use crate::grants::FileId;
 use crate::init::OnHost;
 use crate::seccomp::bpf::Instruction;
 use crate::wire::Cause;
@@ -45,6 +46,13 @@ pub(crate) struct Bind {
     pub(crate) directory: bool,
     pub(crate) writable: bool,
     pub(crate) device: bool,
+    /// Of a grant, the file that was judged: no other one is bound. It stays open so that its
+    /// number is not given to another.
+    pub(crate) granted: Option<(FileId, OwnedFd)>,
+    /// The place is there, because it is part of another bind.
+    pub(crate) exists: bool,
+    /// Its place lies in what the program can write to.
+    pub(crate) in_scratch: bool,
     /// The detached mount, while it is not yet attached.
     pub(crate) tree: AtomicI32,
 }
@@ -113,6 +121,8 @@ pub(crate) struct PlannedFile {
 #[derive(Debug)]
 pub(crate) struct PathRule {
     pub(crate) path: CString,
+    /// The file itself where it is open already.
+    pub(crate) file: Option<OwnedFd>,
     pub(crate) access: u64,
     /// A path that is not there needs no rule.
     pub(crate) optional: bool,
@@ -272,6 +282,7 @@ impl Plan {
                 Source::File { file, .. } => Some(file),
                 Source::Bytes => None,
             }))
+            .chain(self.rules.iter().filter_map(|rule| rule.file.as_ref()))
             .map(AsRawFd::as_raw_fd);
         let mut all: Vec<RawFd> = [stdin, stdout, stderr, null, control, caller, ruleset]
             .into_iter()

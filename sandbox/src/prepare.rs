@@ -13,7 +13,7 @@ use crate::rlimits::{Bounded, rlimits, spent};
 use crate::seccomp::{Separated, filter};
 use crate::{
     Access, Content, InputFile, Layer, LayerState, SpawnError, Spec, Stdin, cgroup, confine,
-    host_directory, view,
+    grants, host_directory, view,
 };
 use std::collections::BTreeSet;
 use std::ffi::{CString, OsStr, OsString};
@@ -70,7 +70,7 @@ pub(crate) fn prepare(
         memory: cgroup.is_some(),
         processes: cgroup.is_some(),
     };
-    let place = Place::new(spec, caller, &resolved, private)?;
+    let place = Place::new(spec, caller, &resolved, attempt)?;
     let environment = environment(spec, &host, &resolved, &place)?;
     let execution = execution(spec, &resolved, environment)?;
 
@@ -205,18 +205,20 @@ impl Place {
         spec: &Spec,
         caller: Caller,
         resolved: &Resolved,
-        private: bool,
+        attempt: &Attempt,
     ) -> Result<Self, SpawnError> {
-        check_grants(spec)?;
-        if private {
+        let grants = grants::open(&spec.grants, &spec.files)?;
+        if attempt.has(Layer::MountNs) {
+            let rules = confine::private_root(&grants);
             return Ok(Self {
-                root: Some(view::private_root(resolved, &spec.grants, &spec.limits)?),
+                root: Some(view::private_root(resolved, grants, &spec.limits)?),
                 host: None,
-                rules: confine::private_root(&spec.grants),
-                workspace: "/workspace".into(),
+                rules,
+                workspace: view::WORKSPACE.into(),
                 temporary: "/tmp".into(),
             });
         }
+        grants::without_mounts(&grants, &why_no_mounts(attempt))?;
         let uid = match caller {
             Caller::Root { .. } => 0,
             Caller::User { uid, .. } => uid,
@@ -227,7 +229,7 @@ impl Place {
         })?;
         let readable = view::readable(resolved);
         Ok(Self {
-            rules: confine::host_tree(&readable, &spec.grants, &path),
+            rules: confine::host_tree(&readable, grants, &path),
             root: None,
             host: Some(host),
             workspace: path.join("workspace"),
@@ -236,24 +238,15 @@ impl Place {
     }
 }
 
-fn check_grants(spec: &Spec) -> Result<(), SpawnError> {
-    for grant in &spec.grants {
-        let path = &grant.path;
-        let plain = path.is_absolute()
-            && path.parent().is_some()
-            && path
-                .components()
-                .all(|part| !matches!(part, std::path::Component::ParentDir));
-        if !plain || path.as_os_str().as_bytes().contains(&0) {
-            return Err(invalid(format!(
-                "the granted path {path:?} is not an absolute path below / without \"..\""
-            )));
-        }
-        fs::metadata(path).map_err(|error| {
-            invalid(format!("the granted path {path:?} cannot be used: {error}"))
-        })?;
+fn why_no_mounts(attempt: &Attempt) -> String {
+    let state = attempt
+        .states()
+        .iter()
+        .find(|state| state.layer == Layer::MountNs);
+    match state.map(|state| &state.status) {
+        Some(crate::LayerStatus::Missing { why }) => format!("there is none: {why}"),
+        _ => "there is none".into(),
     }
-    Ok(())
 }
 
 fn invalid(what: String) -> SpawnError {

@@ -161,10 +161,10 @@ fn explain(plan: &Plan, failure: Failure) -> SpawnError {
     let item = usize::try_from(item).unwrap_or(usize::MAX);
     let root = plan.root.as_ref();
     let name = match step {
-        Step::OpenTree => root
+        Step::OpenTree | Step::OpenGrant => root
             .and_then(|root| root.binds.get(item))
             .map(|bind| &bind.source),
-        Step::Attach => root
+        Step::Attach | Step::AttachGrant => root
             .and_then(|root| root.binds.get(item))
             .map(|bind| &bind.target),
         Step::Directory => root.and_then(|root| root.directories.get(item)),

@@ -74,11 +74,15 @@ pub enum Content {
     File(std::fs::File),
 }
 
-/// A path of the host that the program may use, at the same place.
+/// A path of the host that the program may use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Grant {
-    /// A file or directory; absolute.
+    /// A file or directory; absolute. Symbolic links are followed, now and once, but not those of
+    /// `/proc`.
     pub path: PathBuf,
+    /// Where the program finds it: absolute, or below the workspace; `None` for the same place.
+    /// Any other place takes a mount namespace.
+    pub destination: Option<PathBuf>,
     /// For what.
     pub access: Access,
 }

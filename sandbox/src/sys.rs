@@ -178,6 +178,42 @@ pub(crate) fn openat(dir: RawFd, path: &CStr, flags: i32, mode: u32) -> Sys<RawF
     .map(int)
 }
 
+/// `RESOLVE_*` of `openat2`.
+pub(crate) const NO_MAGICLINKS: u64 = 2;
+pub(crate) const NO_SYMLINKS: u64 = 4;
+pub(crate) const BENEATH: u64 = 8;
+
+/// Opens what is there, under conditions on the way to it.
+pub(crate) fn openat2(dir: RawFd, path: &CStr, flags: i32, resolve: u64) -> Sys<RawFd> {
+    // `struct open_how`: flags, mode, resolve.
+    let how: [u64; 3] = [(flags | libc::O_CLOEXEC).cast_unsigned().into(), 0, resolve];
+    let args = [
+        signed(dir),
+        path.as_ptr() as usize,
+        &raw const how as usize,
+        size_of_val(&how),
+    ];
+    // SAFETY: `path` ends with NUL; the kernel reads one `open_how`; both outlive the call.
+    retry(|| unsafe { call(libc::SYS_openat2, args) }).map(int)
+}
+
+/// Device (major, minor) and inode of what a descriptor stands for.
+pub(crate) fn file_id(fd: RawFd) -> Sys<((u32, u32), u64)> {
+    // SAFETY: all-zero bytes are a valid statx.
+    let mut stat: libc::statx = unsafe { std::mem::zeroed() };
+    let args = [
+        signed(fd),
+        c"".as_ptr() as usize,
+        signed(libc::AT_EMPTY_PATH),
+        libc::STATX_INO as usize,
+        &raw mut stat as usize,
+    ];
+    // SAFETY: the path is a constant that ends with NUL; the kernel writes one statx, which
+    // outlives the call.
+    unsafe { call(libc::SYS_statx, args) }?;
+    Ok(((stat.stx_dev_major, stat.stx_dev_minor), stat.stx_ino))
+}
+
 pub(crate) fn mkdirat(dir: RawFd, path: &CStr, mode: u32) -> Sys<()> {
     // SAFETY: `path` ends with NUL and outlives the call.
     unsafe {

@@ -4,14 +4,19 @@
 //! directory, `/run`, `/sys`, `/var` or the host's users. With a mount namespace the list becomes
 //! binds of a private root, without one it becomes Landlock rules; it is the same list.
 
+use crate::grants::{FileId, Opened};
 use crate::plan::{Bind, Root};
 use crate::resolve::Resolved;
-use crate::{Access, Grant, Limits, SpawnError, system};
+use crate::{Access, Limits, SpawnError, system};
 use std::ffi::CString;
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicI32;
+
+/// The workspace in a private root.
+pub(crate) const WORKSPACE: &str = "/workspace";
 
 /// Devices that hold nothing.
 pub(crate) const DEVICES: &[&str] = &["null", "zero", "full", "random", "urandom"];
@@ -44,7 +49,38 @@ pub(crate) fn readable(resolved: &Resolved) -> Vec<(PathBuf, bool)> {
 struct Builder {
     directories: Vec<PathBuf>,
     links: Vec<(PathBuf, PathBuf)>,
-    binds: Vec<(PathBuf, PathBuf, Access, bool)>,
+    binds: Vec<Shown>,
+}
+
+/// Something of the host that is bound into a private root.
+struct Shown {
+    source: PathBuf,
+    target: PathBuf,
+    access: Access,
+    device: bool,
+    directory: bool,
+    granted: Option<(FileId, OwnedFd)>,
+}
+
+impl Shown {
+    /// What the host has at the same place, to be read.
+    fn of_host(path: &Path, directory: bool) -> Self {
+        Self {
+            source: path.into(),
+            target: path.into(),
+            access: Access::Read,
+            device: false,
+            directory,
+            granted: None,
+        }
+    }
+
+    /// Whether what `other` shows at its place is what this shows there, or contains it.
+    fn has(&self, other: &Self) -> bool {
+        let below = |path: &Path, top: &Path| path.strip_prefix(top).map(Path::to_path_buf).ok();
+        let place = below(&other.target, &self.target);
+        place.is_some() && place == below(&other.source, &self.source)
+    }
 }
 
 impl Builder {
@@ -55,18 +91,46 @@ impl Builder {
             self.make_parents(path);
             self.links.push((target.clone(), path.clone()));
         } else {
-            self.bind(path, path, Access::Read);
+            self.bind(Shown::of_host(path, entry.directory));
         }
     }
 
-    fn bind(&mut self, source: &Path, target: &Path, access: Access) {
-        let covered = self.binds.iter().any(|(_, other, has, _)| {
-            target.starts_with(other) && (*has == access || access == Access::Read)
+    fn bind(&mut self, shown: Shown) {
+        let covered = self.binds.iter().any(|other| {
+            let as_much = other.access == shown.access || shown.granted.is_none();
+            as_much && other.has(&shown)
         });
         if !covered {
-            self.binds
-                .push((source.into(), target.into(), access, false));
+            self.binds.push(shown);
         }
+    }
+
+    /// Adds a grant, unless it and something else would hide each other.
+    fn grant(&mut self, opened: Opened) -> Result<(), SpawnError> {
+        let shown = Shown {
+            source: opened.source,
+            target: opened.target,
+            access: opened.access,
+            device: false,
+            directory: opened.directory,
+            granted: Some((opened.id, opened.file)),
+        };
+        let hidden = self.binds.iter().find(|other| {
+            let (ours, theirs) = (&shown.target, &other.target);
+            (theirs.starts_with(ours) && !shown.has(other))
+                || (ours.starts_with(theirs) && !other.has(&shown))
+        });
+        if let Some(other) = hidden {
+            return Err(SpawnError::InvalidInput {
+                what: format!(
+                    "{:?} cannot be granted as {:?}: there and {:?} exclude each other; give \
+                     another destination",
+                    shown.source, shown.target, other.target
+                ),
+            });
+        }
+        self.bind(shown);
+        Ok(())
     }
 
     /// Directories of the root itself, which are made before anything is bound.
@@ -87,7 +151,7 @@ impl Builder {
 /// The private root for a program.
 pub(crate) fn private_root(
     resolved: &Resolved,
-    grants: &[Grant],
+    grants: Vec<Opened>,
     limits: &Limits,
 ) -> Result<Root, SpawnError> {
     let mut builder = Builder::default();
@@ -98,12 +162,15 @@ pub(crate) fn private_root(
         builder.show(entry);
     }
     for path in &resolved.prefixes {
-        builder.bind(path, path, Access::Read);
+        builder.bind(Shown::of_host(path, path.is_dir()));
     }
     for name in DEVICES {
         let path = Path::new("/dev").join(name);
         if path.exists() {
-            builder.binds.push((path.clone(), path, Access::Read, true));
+            builder.binds.push(Shown {
+                device: true,
+                ..Shown::of_host(&path, false)
+            });
         }
     }
     for (name, target) in [
@@ -117,18 +184,12 @@ pub(crate) fn private_root(
             .push((target.into(), Path::new("/dev").join(name)));
     }
     for grant in grants {
-        let source = grant
-            .path
-            .canonicalize()
-            .map_err(|source| SpawnError::InvalidInput {
-                what: format!("the granted path {:?} cannot be used: {source}", grant.path),
-            })?;
-        builder.bind(&source, &grant.path, grant.access);
+        builder.grant(grant)?;
     }
     // A bind that lies within another one comes after it.
     builder
         .binds
-        .sort_by_key(|(_, target, _, _)| target.components().count());
+        .sort_by_key(|shown| shown.target.components().count());
     finish(builder, limits)
 }
 
@@ -143,24 +204,11 @@ fn finish(builder: Builder, limits: &Limits) -> Result<Root, SpawnError> {
         .into_iter()
         .find(|base| is_real_directory(base))
         .unwrap_or("/proc");
+    let targets: Vec<PathBuf> = binds.iter().map(|shown| shown.target.clone()).collect();
     let binds = binds
         .into_iter()
-        .map(|(source, target, access, device)| {
-            let parents = target.ancestors().skip(1).collect::<Vec<_>>();
-            let parents = parents
-                .into_iter()
-                .rev()
-                .filter(|path| *path != Path::new("/"));
-            Ok(Bind {
-                directory: source.is_dir(),
-                source: c_string(&source)?,
-                target: relative(&target)?,
-                parents: parents.map(relative).collect::<Result<_, _>>()?,
-                writable: access == Access::ReadWrite,
-                device,
-                tree: AtomicI32::new(-1),
-            })
-        })
+        .enumerate()
+        .map(|(index, shown)| bind(shown, targets.get(..index).unwrap_or_default()))
         .collect::<Result<_, SpawnError>>()?;
     Ok(Root {
         base: c_string(Path::new(base))?,
@@ -179,6 +227,34 @@ fn finish(builder: Builder, limits: &Limits) -> Result<Root, SpawnError> {
         binds,
         scratch: scratch_options(limits.workspace)?,
         no_room: limits.workspace == Some(0),
+    })
+}
+
+/// A bind as the supervisor carries it out, after those at `earlier`.
+fn bind(shown: Shown, earlier: &[PathBuf]) -> Result<Bind, SpawnError> {
+    let target = &shown.target;
+    let in_scratch = [WORKSPACE, "/tmp"]
+        .iter()
+        .any(|top| target.starts_with(top));
+    let tops: &[&str] = if in_scratch {
+        &["/", WORKSPACE, "/tmp"]
+    } else {
+        &["/"]
+    };
+    let parents: Vec<&Path> = target.ancestors().skip(1).collect();
+    let parents = parents.into_iter().rev();
+    let parents = parents.filter(|path| !tops.iter().any(|top| *path == Path::new(top)));
+    Ok(Bind {
+        directory: shown.directory,
+        source: c_string(&shown.source)?,
+        target: relative(target)?,
+        parents: parents.map(relative).collect::<Result<_, _>>()?,
+        writable: shown.access == Access::ReadWrite,
+        device: shown.device,
+        exists: earlier.iter().any(|other| target.starts_with(other)),
+        in_scratch,
+        granted: shown.granted,
+        tree: AtomicI32::new(-1),
     })
 }
 
@@ -229,7 +305,7 @@ mod tests {
     #[test]
     fn the_private_root_has_no_home_and_no_run() {
         let resolved = Resolved::of_system("/usr/bin/true".into());
-        let root = private_root(&resolved, &[], &Limits::default()).unwrap();
+        let root = private_root(&resolved, Vec::new(), &Limits::default()).unwrap();
         for bind in &root.binds {
             let target = bind.target.to_str().unwrap();
             for closed in [

@@ -324,6 +324,7 @@ fn grants_open_what_they_name_and_no_more() {
         let mut spec = shell(&script, mode);
         let grant = |name: &str, access| Grant {
             path: base.join(name),
+            destination: None,
             access,
         };
         spec.grants = vec![

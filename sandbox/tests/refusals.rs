@@ -395,6 +395,7 @@ attempt('plain open', lambda: os.open('new', os.O_CREAT | os.O_WRONLY, 0o755))
         let mut spec = python(&format!("{PRELUDE}{attempts}"), mode);
         spec.grants = vec![Grant {
             path: granted.path().into(),
+            destination: None,
             access: Access::ReadWrite,
         }];
         compare(mode, run(spec), &expected);

@@ -50,6 +50,7 @@ fn spec(config: &Config, request: Request) -> Result<Spec, Error> {
         };
         spec.grants.push(Grant {
             path: grant.path.clone(),
+            destination: grant.destination.clone(),
             access,
         });
     }

@@ -203,6 +203,10 @@ struct PathBeneath {
 fn landlock_rules(plan: &Plan) -> Done {
     for (index, rule) in plan.rules.iter().enumerate() {
         let failed = item(Step::LandlockRule, index);
+        if let Some(file) = &rule.file {
+            add_rule(plan.fds.ruleset, file.as_raw_fd(), rule.access).map_err(failed)?;
+            continue;
+        }
         match sys::openat(libc::AT_FDCWD, &rule.path, libc::O_PATH, 0) {
             Ok(fd) => {
                 let added = add_rule(plan.fds.ruleset, fd, rule.access);

@@ -26,9 +26,12 @@ const HERE: RawFd = libc::AT_FDCWD;
 const AT_RECURSIVE: i32 = 0x8000;
 const OPEN_TREE_CLONE: i32 = 1;
 const MOVE_MOUNT_F_EMPTY_PATH: usize = 4;
+const MOVE_MOUNT_T_EMPTY_PATH: usize = 0x40;
 const ATTR_RDONLY: u64 = 1;
 const ATTR_NOSUID: u64 = 2;
 const ATTR_NODEV: u64 = 4;
+/// Paths of the new root: within it, without links.
+const INSIDE: u64 = sys::BENEATH | sys::NO_SYMLINKS | sys::NO_MAGICLINKS;
 const SCRATCH: &CStr = c".scratch";
 
 /// `struct mount_attr` of `mount_setattr`.
@@ -45,7 +48,11 @@ pub(super) fn build(root: &Root, user: User) -> Done {
     let private = libc::MS_REC | libc::MS_PRIVATE;
     mount(c"none", c"/", None, private, None).map_err(at(Step::PrivateMounts))?;
     for (index, bind) in root.binds.iter().enumerate() {
-        open(bind).map_err(item(Step::OpenTree, index))?;
+        let step = match bind.granted {
+            Some(_) => Step::OpenGrant,
+            None => Step::OpenTree,
+        };
+        open(bind).map_err(item(step, index))?;
     }
     let flags = libc::MS_NOSUID | libc::MS_NODEV;
     mount(
@@ -61,7 +68,11 @@ pub(super) fn build(root: &Root, user: User) -> Done {
     scratch(root, user)?;
     proc()?;
     for (index, bind) in root.binds.iter().enumerate() {
-        attach(bind).map_err(item(Step::Attach, index))?;
+        let step = match bind.granted {
+            Some(_) => Step::AttachGrant,
+            None => Step::Attach,
+        };
+        attach(bind, user).map_err(item(step, index))?;
     }
     pivot().map_err(at(Step::PivotRoot))?;
     set_attributes(HERE, c"/", 0, ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV)
@@ -72,7 +83,21 @@ pub(super) fn build(root: &Root, user: User) -> Done {
 fn open(bind: &Bind) -> Sys<()> {
     let recursive = if bind.directory { AT_RECURSIVE } else { 0 };
     let flags = OPEN_TREE_CLONE | libc::O_CLOEXEC | recursive;
-    let tree = open_tree(&bind.source, flags)?;
+    let tree = match &bind.granted {
+        None => open_tree(HERE, &bind.source, flags)?,
+        Some((id, _)) => {
+            // Its path has no links any more; one that is there by now is not followed.
+            let resolve = sys::NO_SYMLINKS | sys::NO_MAGICLINKS;
+            let file = sys::openat2(HERE, &bind.source, libc::O_PATH, resolve)?;
+            let same = sys::file_id(file).and_then(|now| match now == (id.device, id.inode) {
+                true => Ok(()),
+                false => Err(Errno(libc::ESTALE)),
+            });
+            let tree = same.and_then(|()| open_tree(file, c"", flags | libc::AT_EMPTY_PATH));
+            sys::close(file);
+            tree?
+        }
+    };
     bind.tree.store(tree, Ordering::Relaxed);
     let mut attributes = ATTR_NOSUID;
     if !bind.writable {
@@ -158,8 +183,8 @@ fn scratch(root: &Root, user: User) -> Done {
     ];
     for (source, target) in parts {
         private_directory(HERE, source, user).map_err(&failed)?;
-        let tree = open_tree(source, OPEN_TREE_CLONE | libc::O_CLOEXEC).map_err(&failed)?;
-        let attached = move_mount(tree, target);
+        let tree = open_tree(HERE, source, OPEN_TREE_CLONE | libc::O_CLOEXEC).map_err(&failed)?;
+        let attached = move_mount(tree, HERE, target);
         sys::close(tree);
         attached.map_err(&failed)?;
     }
@@ -211,28 +236,67 @@ fn hide(file: &CStr) -> Sys<()> {
     set_attributes(HERE, file, 0, ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV)
 }
 
-fn attach(bind: &Bind) -> Sys<()> {
-    for parent in &bind.parents {
+fn attach(bind: &Bind, user: User) -> Sys<()> {
+    if !bind.exists {
+        make_place(bind, user)?;
+    }
+    // Nothing of the host is named by this path, and no link of the host's leads elsewhere.
+    let place = sys::openat2(HERE, &bind.target, libc::O_PATH, INSIDE)?;
+    let tree = bind.tree.swap(-1, Ordering::Relaxed);
+    let result = move_mount(tree, place, c"");
+    sys::close(tree);
+    sys::close(place);
+    result
+}
+
+/// Makes what a bind is attached to, and the directories above it.
+fn make_place(bind: &Bind, user: User) -> Sys<()> {
+    let parents = bind.parents.iter().map(|parent| (parent, true));
+    let all = parents.chain([(&bind.target, bind.directory)]);
+    for (path, directory) in all {
+        let path = path.as_c_str();
         // To be passed through, not to be listed: the names on the way to an interpreter in
         // somebody's home directory are nobody else's business.
-        match sys::mkdirat(HERE, parent, 0o711) {
-            Ok(()) | Err(Errno(libc::EEXIST)) => {}
-            Err(errno) => return Err(errno),
-        }
+        let closed = path != bind.target.as_c_str() && !bind.in_scratch;
+        let (above, name) = open_parent(path)?;
+        let made = match (directory, closed) {
+            (true, true) => sys::mkdirat(above, name, 0o711),
+            (true, false) => sys::mkdirat(above, name, 0o755),
+            (false, _) => {
+                let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW;
+                sys::openat(above, name, flags, 0o444).map(sys::close)
+            }
+        };
+        let made = match made {
+            Ok(()) if bind.in_scratch => {
+                sys::fchownat(above, name, user.uid, user.gid, libc::AT_SYMLINK_NOFOLLOW)
+            }
+            Err(Errno(libc::EEXIST)) => Ok(()),
+            other => other,
+        };
+        sys::close(above);
+        made?;
     }
-    if bind.directory {
-        match sys::mkdirat(HERE, &bind.target, 0o755) {
-            Ok(()) | Err(Errno(libc::EEXIST)) => {}
-            Err(errno) => return Err(errno),
-        }
-    } else {
-        let fd = sys::openat(HERE, &bind.target, libc::O_WRONLY | libc::O_CREAT, 0o444)?;
-        sys::close(fd);
-    }
-    let tree = bind.tree.swap(-1, Ordering::Relaxed);
-    let result = move_mount(tree, &bind.target);
-    sys::close(tree);
-    result
+    Ok(())
+}
+
+/// Opens the directory above a relative path, and gives it with the path's last part.
+fn open_parent(path: &CStr) -> Sys<(RawFd, &CStr)> {
+    let bytes = path.to_bytes_with_nul();
+    let Some(slash) = bytes.iter().rposition(|byte| *byte == b'/') else {
+        return Ok((sys::openat2(HERE, c".", libc::O_PATH, INSIDE)?, path));
+    };
+    let (above, name) = bytes.split_at_checked(slash).ok_or(Errno(libc::EINVAL))?;
+    // No allocation: the path above is copied to where a NUL can follow it.
+    let mut buffer = [0; libc::PATH_MAX as usize];
+    let copy = buffer
+        .get_mut(..above.len())
+        .ok_or(Errno(libc::ENAMETOOLONG))?;
+    copy.copy_from_slice(above);
+    let above = CStr::from_bytes_until_nul(&buffer).map_err(|_nul| Errno(libc::ENAMETOOLONG))?;
+    let name = name.get(1..).unwrap_or_default();
+    let name = CStr::from_bytes_with_nul(name).map_err(|_nul| Errno(libc::EINVAL))?;
+    Ok((sys::openat2(HERE, above, libc::O_PATH, INSIDE)?, name))
 }
 
 /// Makes the working directory the root and lets go of the old one. Where the old root cannot be
@@ -279,24 +343,25 @@ fn umount_detached(target: &CStr) -> Sys<()> {
     unsafe { sys::call(libc::SYS_umount2, args) }.map(drop)
 }
 
-fn open_tree(path: &CStr, flags: i32) -> Sys<RawFd> {
-    let args = [
-        sys::signed(HERE),
-        path.as_ptr() as usize,
-        sys::signed(flags),
-    ];
+fn open_tree(dir: RawFd, path: &CStr, flags: i32) -> Sys<RawFd> {
+    let args = [sys::signed(dir), path.as_ptr() as usize, sys::signed(flags)];
     // SAFETY: `path` ends with NUL and outlives the call.
     let fd = unsafe { sys::call(libc::SYS_open_tree, args) }?;
     RawFd::try_from(fd).map_err(|_range| Errno(libc::EBADF))
 }
 
-fn move_mount(tree: RawFd, target: &CStr) -> Sys<()> {
+/// An empty `target` is the place that `dir` itself stands for.
+fn move_mount(tree: RawFd, dir: RawFd, target: &CStr) -> Sys<()> {
+    let mut flags = MOVE_MOUNT_F_EMPTY_PATH;
+    if target.is_empty() {
+        flags |= MOVE_MOUNT_T_EMPTY_PATH;
+    }
     let args = [
         sys::signed(tree),
         c"".as_ptr() as usize,
-        sys::signed(HERE),
+        sys::signed(dir),
         target.as_ptr() as usize,
-        MOVE_MOUNT_F_EMPTY_PATH,
+        flags,
     ];
     // SAFETY: both strings end with NUL and outlive the call.
     unsafe { sys::call(libc::SYS_move_mount, args) }.map(drop)
