@@ -5,6 +5,8 @@ use base64::engine::general_purpose::STANDARD;
 use ringfence::{Ended, Isolation, LayerState, LayerStatus, Output, Report, Violation};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 use std::time::Duration;
 
 /// What `--json` prints about an execution.
@@ -21,10 +23,13 @@ pub(crate) struct RunReport {
     peak_memory_bytes: u64,
     isolation: Value,
     violations: Vec<Value>,
+    #[serde(flatten)]
+    collected: Map<String, Value>,
 }
 
 impl RunReport {
-    pub(crate) fn new(output: &Output) -> Self {
+    /// What is to be printed. What was collected is a part where it was asked for.
+    pub(crate) fn new(output: &Output, collects: bool) -> Self {
         let report = &output.report;
         let (exit_code, signal) = match report.ended {
             Ended::Exited { code } => (Some(code), None),
@@ -45,8 +50,36 @@ impl RunReport {
             peak_memory_bytes: report.peak_memory,
             isolation: isolation(report),
             violations: report.violations.iter().map(violation).collect(),
+            collected: if collects {
+                collected(output)
+            } else {
+                Map::new()
+            },
         }
     }
+}
+
+fn collected(output: &Output) -> Map<String, Value> {
+    let (found, error) = match &output.collected {
+        Ok(found) => (found, None),
+        Err(error) => (&error.collected, Some(error.message.as_str())),
+    };
+    let named = |path: &Path, name: &str, value: Value| {
+        let mut object = Map::new();
+        put_stream(&mut object, "path", path.as_os_str().as_bytes());
+        object.insert(name.to_owned(), value);
+        Value::from(object)
+    };
+    let files = found.files.iter();
+    let files = files.map(|file| named(&file.path, "bytes", file.bytes.into()));
+    let skipped = found.skipped.iter();
+    let skipped = skipped.map(|file| named(&file.path, "why", file.why.to_string().into()));
+    let mut all = Map::new();
+    all.insert("collected".into(), files.collect());
+    all.insert("not_collected".into(), skipped.collect());
+    all.insert("unmatched".into(), found.unmatched.clone().into());
+    all.insert("collect_error".into(), error.into());
+    all
 }
 
 fn put_stream(streams: &mut Map<String, Value>, name: &str, bytes: &[u8]) {

@@ -59,6 +59,13 @@ pub(crate) struct Options {
     /// Let the program read and change a file or directory of this machine, at DST if given
     #[arg(long = "rw", value_name = "PATH[:DST]")]
     read_write: Vec<OsString>,
+    /// When everything has ended, copy the files of the workspace that match to --out's directory;
+    /// `*` stops at a slash, `**` does not; may be repeated
+    #[arg(long, value_name = "GLOB", requires = "out")]
+    collect: Vec<String>,
+    /// Where collected files go, under their paths in the workspace; made if it is not there
+    #[arg(long, value_name = "DIR", requires = "collect")]
+    out: Option<PathBuf>,
     /// Set an environment variable, or pass on the caller's own
     #[arg(long = "env", value_name = "NAME[=VALUE]")]
     env: Vec<OsString>,
@@ -137,12 +144,23 @@ impl Options {
         Ok(builder.build()?)
     }
 
+    /// Whether files are to be collected.
+    pub(crate) fn collects(&self) -> bool {
+        self.out.is_some()
+    }
+
     /// Adds files, variables and standard input. With `--json` input comes from a file or nothing
     /// but still from the caller's own where that is asked for by redirection.
     pub(crate) fn apply(&self, mut command: Command) -> anyhow::Result<Command> {
         for file in &self.files {
             let (source, destination) = file_argument(file)?;
             command = command.file_from(destination, source);
+        }
+        for pattern in &self.collect {
+            command = command.collect(pattern);
+        }
+        if let Some(directory) = &self.out {
+            command = command.collect_into(directory);
         }
         for variable in &self.env {
             if let Some((name, value)) = variable_argument(variable) {

@@ -5,10 +5,13 @@ use crate::options::Options;
 use crate::status::Status;
 use anyhow::Context as _;
 use clap::Args;
-use ringfence::{Command, Language, Stdio};
+use ringfence::{CollectError, Collected, Command, Language, Report, SkippedFile, Stdio};
 use std::ffi::OsString;
 use std::io::{Read, Write};
 use std::os::unix::ffi::OsStringExt;
+
+/// Warnings about files that were not collected, one line each.
+const MOST_WARNINGS: usize = 20;
 
 #[derive(Debug, Args)]
 pub(crate) struct Run {
@@ -63,23 +66,55 @@ impl Eval {
 
 fn execute(options: &Options, command: Command) -> anyhow::Result<Status> {
     if !options.json {
-        let report = command.status()?;
+        let mut child = command.spawn()?;
+        let report = child.wait()?;
         if let Some(reason) = crate::json::limit_message(&report) {
             eprintln!("ringfence: {reason}");
         }
-        return Ok(Status::of_report(&report));
+        return Ok(told(&child.collected(), &report));
     }
     let output = command
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()?
         .wait_with_output()?;
-    let mut line = serde_json::to_vec(&RunReport::new(&output))?;
+    let mut line = serde_json::to_vec(&RunReport::new(&output, options.collects()))?;
     line.push(b'\n');
     let mut stdout = std::io::stdout().lock();
     stdout
         .write_all(&line)
         .and_then(|()| stdout.flush())
         .context("cannot write the report")?;
-    Ok(Status::of_report(&output.report))
+    Ok(match &output.collected {
+        Ok(_) => Status::of_report(&output.report),
+        Err(_) => Status::Own,
+    })
+}
+
+/// Says what was not collected. Names are the program's: they are shown with every control character
+/// escaped.
+fn told(collected: &Result<Collected, CollectError>, report: &Report) -> Status {
+    let (Ok(found)
+    | Err(CollectError {
+        collected: found, ..
+    })) = collected;
+    for SkippedFile { path, why, .. } in found.skipped.iter().take(MOST_WARNINGS) {
+        eprintln!("ringfence: not collected: {path:?}: {why}");
+    }
+    let more = found.skipped.len().saturating_sub(MOST_WARNINGS);
+    if more > 0 {
+        eprintln!("ringfence: not collected: {more} more");
+    }
+    match collected {
+        Ok(found) => {
+            for pattern in &found.unmatched {
+                eprintln!("ringfence: nothing that can be collected matches {pattern:?}");
+            }
+            Status::of_report(report)
+        }
+        Err(error) => {
+            eprintln!("ringfence: {error}");
+            Status::Own
+        }
+    }
 }

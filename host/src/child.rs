@@ -1,9 +1,10 @@
 //! A running program and its streams.
 
 use crate::backend::{Control, Session};
+use crate::collect::Collecting;
 use crate::pump::{self, InputPump};
 use crate::stdio::{Kind, Stdio};
-use crate::{Engine, Error, Isolation, Output, Report, Sandbox};
+use crate::{CollectError, Collected, Engine, Error, Isolation, Output, Report, Sandbox};
 use ringfence_protocol::Ended;
 use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
@@ -27,6 +28,7 @@ pub struct Child {
     input: Option<InputPump>,
     outputs: Vec<JoinHandle<io::Result<()>>>,
     report: Option<Report>,
+    collecting: Option<Arc<Collecting>>,
     /// Keeps the VM that the program runs in.
     _sandbox: Sandbox,
 }
@@ -57,6 +59,7 @@ impl Child {
         sandbox: &Sandbox,
         input: Option<Vec<u8>>,
         [stdin, stdout, stderr]: [Stdio; 3],
+        collecting: Option<Arc<Collecting>>,
     ) -> Result<Self, Error> {
         let meter = Arc::new(Meter {
             limit: sandbox.inner.config.limits.output,
@@ -75,6 +78,7 @@ impl Child {
             input: None,
             outputs: Vec::new(),
             report: None,
+            collecting,
             _sandbox: sandbox.clone(),
         };
         child.connect_input(session.stdin, input, stdin)?;
@@ -205,6 +209,17 @@ impl Child {
         Ok(report)
     }
 
+    /// The files that were collected; none before [`wait`](Self::wait) has returned.
+    ///
+    /// # Errors
+    /// [`CollectError`] when not everything that matches could be collected.
+    pub fn collected(&self) -> Result<Collected, CollectError> {
+        match &self.collecting {
+            Some(collecting) if self.report.is_some() => collecting.outcome(),
+            _ => Ok(Collected::default()),
+        }
+    }
+
     /// Reads what the program still writes, both streams at the same time, and waits for its end.
     ///
     /// # Errors
@@ -213,7 +228,7 @@ impl Child {
         drop(self.stdin.take());
         let (stdout, stderr) = (self.stdout.take(), self.stderr.take());
         let read = Error::system("cannot read the program's output");
-        let collected = thread::scope(|scope| {
+        let read_all = thread::scope(|scope| {
             let stderr =
                 thread::Builder::new().spawn_scoped(scope, || collect(stderr.map(|s| s.0)))?;
             let stdout = collect(stdout.map(|s| s.0));
@@ -223,14 +238,16 @@ impl Child {
             Ok((stdout?, stderr?))
         });
         let report = self.wait()?;
-        let (stdout, stderr) = collected.map_err(read)?;
+        let (stdout, stderr) = read_all.map_err(read)?;
         // In a VM it is the agent that cuts the output, exactly at the limit.
         let truncated = self.truncated() || report.ended == Ended::OutputExceeded;
+        let collected = self.collected();
         Ok(Output {
             report,
             stdout,
             stderr,
             truncated,
+            collected,
         })
     }
 
@@ -244,6 +261,9 @@ impl Child {
 impl Drop for Child {
     fn drop(&mut self) {
         if self.report.is_none() {
+            if let Some(collecting) = &self.collecting {
+                collecting.abandon();
+            }
             self.control.kill(Ended::Killed);
             drop((self.stdout.take(), self.stderr.take()));
             if let Err(error) = self.wait() {

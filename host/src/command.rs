@@ -1,5 +1,6 @@
 //! One execution, before it starts.
 
+use crate::collect::Collecting;
 use crate::stdio::{Kind, Stdio};
 use crate::{Child, Error, Output, Report, Sandbox};
 use std::collections::BTreeSet;
@@ -8,6 +9,7 @@ use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// The longest single argument or environment variable: Linux's `MAX_ARG_STRLEN`, the final NUL
 /// included.
@@ -38,6 +40,7 @@ pub(crate) struct Request {
     pub(crate) env: Vec<(OsString, OsString)>,
     pub(crate) files: Vec<InputFile>,
     pub(crate) stdin: bool,
+    pub(crate) collecting: Option<Arc<Collecting>>,
 }
 
 /// A program to be run in a [`Sandbox`], as [`std::process::Command`] is one to be run outside.
@@ -50,6 +53,8 @@ pub struct Command {
     sandbox: Sandbox,
     request: Request,
     input: Option<Vec<u8>>,
+    patterns: Vec<String>,
+    out: Option<PathBuf>,
     stdin: Option<Stdio>,
     stdout: Option<Stdio>,
     stderr: Option<Stdio>,
@@ -64,11 +69,14 @@ impl Command {
             env,
             files: Vec::new(),
             stdin: false,
+            collecting: None,
         };
         Self {
             sandbox,
             request,
             input: None,
+            patterns: Vec::new(),
+            out: None,
             stdin: None,
             stdout: None,
             stderr: None,
@@ -110,6 +118,25 @@ impl Command {
             path: path.into(),
             content,
         });
+        self
+    }
+
+    /// Copies the files of the workspace that match a pattern to [`collect_into`](Self::collect_into)'s
+    /// directory when everything of the program has ended, however it ended. `*` and `?` stop at a
+    /// slash and `**` does not; `[a-z]` and `{a,b}` are known. Patterns add up.
+    ///
+    /// Only regular files are collected, with the owner's permissions alone; links, devices and the
+    /// like are named in [`Collected::skipped`](crate::Collected::skipped). More than 4096 files,
+    /// or more bytes than the workspace may hold, are an error.
+    pub fn collect(mut self, pattern: impl Into<String>) -> Self {
+        self.patterns.push(pattern.into());
+        self
+    }
+
+    /// The directory for collected files, which keep their relative paths. It is made if it is not
+    /// there. Files that have the same names are replaced, links are not followed.
+    pub fn collect_into(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.out = Some(directory.into());
         self
     }
 
@@ -159,9 +186,12 @@ impl Command {
     /// Runs the program to its end with the caller's own streams.
     ///
     /// # Errors
-    /// As [`output`](Self::output).
+    /// As [`output`](Self::output), and [`Error::Collect`].
     pub fn status(self) -> Result<Report, Error> {
-        self.spawn()?.wait()
+        let mut child = self.spawn()?;
+        let report = child.wait()?;
+        child.collected()?;
+        Ok(report)
     }
 
     fn start(mut self, stdin: fn() -> Stdio, output: fn() -> Stdio) -> Result<Child, Error> {
@@ -170,8 +200,31 @@ impl Command {
         self.request.stdin = self.input.is_some() || !matches!(stdin.0, Kind::Null);
         let stdout = self.stdout.take().unwrap_or_else(output);
         let stderr = self.stderr.take().unwrap_or_else(output);
+        let collecting = self.collecting()?;
+        self.request.collecting = collecting.clone();
         let session = self.sandbox.inner.start(self.request)?;
-        Child::new(session, &self.sandbox, self.input, [stdin, stdout, stderr])
+        let streams = [stdin, stdout, stderr];
+        Child::new(session, &self.sandbox, self.input, streams, collecting)
+    }
+}
+
+impl Command {
+    fn collecting(&mut self) -> Result<Option<Arc<Collecting>>, Error> {
+        let patterns = std::mem::take(&mut self.patterns);
+        match (patterns.is_empty(), &self.out) {
+            (true, None) => Ok(None),
+            (false, Some(out)) => {
+                let limits = &self.sandbox.inner.config.limits;
+                Collecting::open(patterns, out, limits).map(|collecting| Some(Arc::new(collecting)))
+            }
+            (false, None) => Err(Error::invalid(
+                "files are to be collected, but no directory was given to put them into",
+            )),
+            (true, Some(out)) => Err(Error::invalid(format!(
+                "nothing is to be collected into {}: no pattern was given",
+                out.display()
+            ))),
+        }
     }
 }
 
@@ -310,6 +363,7 @@ mod tests {
             env: vec![],
             files: vec![],
             stdin: false,
+            collecting: None,
         }
     }
 

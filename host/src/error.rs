@@ -1,5 +1,6 @@
 //! What can go wrong, in words that say what to do next.
 
+use crate::CollectError;
 pub(crate) use ringfence_protocol::chain;
 use ringfence_protocol::{Failure, FailureKind, Layer};
 use std::io;
@@ -52,6 +53,18 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// A directory of the caller's cannot be written to.
+    #[error("cannot write to {}", path.display())]
+    Output {
+        /// The directory.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The program ran, and not everything that was to be collected could be.
+    #[error(transparent)]
+    Collect(#[from] CollectError),
     /// The guest image is missing or damaged.
     #[error("the guest image cannot be used")]
     Image(#[from] ringfence_image::Error),

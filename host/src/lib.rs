@@ -44,6 +44,7 @@ struct Readme;
 
 mod backend;
 mod child;
+mod collect;
 mod command;
 mod doctor;
 mod error;
@@ -56,6 +57,7 @@ mod vmm;
 pub mod worker;
 
 pub use child::{Child, ChildStderr, ChildStdin, ChildStdout, Killer};
+pub use collect::{CollectError, Collected, CollectedFile, SkippedFile};
 pub use command::Command;
 pub use doctor::{Diagnosis, EngineState, doctor};
 pub use error::Error;
@@ -63,7 +65,7 @@ pub use language::{Language, UnknownLanguage, node, python, shell};
 pub use output::{Output, Report};
 pub use ringfence_image as image;
 pub use ringfence_protocol::{
-    Ended, Layer, LayerState, LayerStatus, Limits, UnknownLayer, Violation,
+    Ended, Layer, LayerState, LayerStatus, Limits, Uncollected, UnknownLayer, Violation,
 };
 pub use sandbox::{Engine, Isolation, Sandbox, SandboxBuilder, UnknownName};
 pub use stdio::Stdio;

@@ -1,6 +1,6 @@
 //! What is left when an execution has ended.
 
-use crate::{Engine, Isolation};
+use crate::{CollectError, Collected, Engine, Isolation};
 use ringfence_protocol::{Ended, LayerState, Violation};
 use std::time::Duration;
 
@@ -60,4 +60,6 @@ pub struct Output {
     pub stderr: Vec<u8>,
     /// Whether the output limit cut standard output or standard error short.
     pub truncated: bool,
+    /// The files that [`Command::collect`](crate::Command::collect) asked for.
+    pub collected: Result<Collected, CollectError>,
 }

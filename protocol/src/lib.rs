@@ -37,8 +37,8 @@ pub use hello::{Capabilities, Hello, HelloError, MAGIC, VERSION};
 pub use layer::{Layer, LayerState, LayerStatus, UnknownLayer};
 pub use limits::{Limits, Network};
 pub use message::{
-    CHUNK, ControlReply, ControlRequest, Exec, Failure, FailureKind, FileEntry, FromAgent,
-    INLINE_FILES, STDIN_WINDOW, ToAgent, chain,
+    CHUNK, COLLECT_BYTES, COLLECT_FILES, ControlReply, ControlRequest, Exec, Failure, FailureKind,
+    FileEntry, FromAgent, INLINE_FILES, STDIN_WINDOW, ToAgent, Uncollected, chain,
 };
 pub use report::{Ended, Report, Violation};
 pub use serde_bytes::ByteBuf;

@@ -21,6 +21,13 @@ pub const INLINE_FILES: usize = 512 << 10;
 /// seen at once even when the program does not read its input.
 pub const STDIN_WINDOW: usize = 256 << 10;
 
+/// Files that are collected from one workspace at most, and as many things that are named as not
+/// collected.
+pub const COLLECT_FILES: usize = 4096;
+
+/// Bytes that are collected from one workspace at most; fewer where [`Limits::workspace`] is less.
+pub const COLLECT_BYTES: u64 = 4 << 30;
+
 /// A file for the workspace.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileEntry {
@@ -106,6 +113,43 @@ pub enum FromAgent {
     Exited(Box<Report>),
     /// The execution did not come about or could not be followed. Always the last.
     Failed(Failure),
+    /// Something that matches a pattern, or may hide what would match, is not collected.
+    NotCollected {
+        /// Relative path below the workspace; the receiver checks it.
+        path: ByteBuf,
+        /// Why not.
+        why: Uncollected,
+    },
+    /// No more is collected, for this reason; a file that has begun stays incomplete.
+    CollectFailed(String),
+}
+
+/// Why something in a workspace is not collected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Uncollected {
+    /// It is a symbolic link.
+    Link,
+    /// It is a device, a socket or a FIFO.
+    Special,
+    /// The program's user may not read it.
+    Unreadable,
+    /// It is not the program's own: a hard link to another user's file, or another file system.
+    Foreign,
+    /// It lies too deep, or its path is too long.
+    TooDeep,
+}
+
+impl core::fmt::Display for Uncollected {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self {
+            Self::Link => "a symbolic link",
+            Self::Special => "a device, socket or FIFO",
+            Self::Unreadable => "unreadable for its owner",
+            Self::Foreign => "not of the workspace",
+            Self::TooDeep => "too deep or too long a path",
+        })
+    }
 }
 
 /// What kind of failure it was, as far as the caller can act on it.

@@ -8,7 +8,8 @@ use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 use ringfence_protocol::{
     ByteBuf, Capabilities, ControlReply, ControlRequest, Ended, Exec, Failure, FailureKind,
-    FileEntry, FromAgent, Hello, Layer, LayerState, Limits, Network, Report, ToAgent, Violation,
+    FileEntry, FromAgent, Hello, Layer, LayerState, Limits, Network, Report, ToAgent, Uncollected,
+    Violation,
     frame::{self, FrameError, HEADER, MAX_FRAME},
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -181,6 +182,11 @@ fn from_agent() -> impl Strategy<Value = FromAgent> {
         bytes().prop_map(FromAgent::FileData),
         report().prop_map(|report| FromAgent::Exited(Box::new(report))),
         failure().prop_map(FromAgent::Failed),
+        bytes().prop_map(|path| FromAgent::NotCollected {
+            path,
+            why: Uncollected::Special
+        }),
+        any::<String>().prop_map(FromAgent::CollectFailed),
     ]
 }
 

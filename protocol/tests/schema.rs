@@ -9,8 +9,8 @@
 
 use ringfence_protocol::{
     ByteBuf, Capabilities, ControlReply, ControlRequest, Ended, Exec, Failure, FailureKind,
-    FileEntry, FromAgent, Hello, Layer, LayerState, Limits, Network, Report, ToAgent, VERSION,
-    Violation,
+    FileEntry, FromAgent, Hello, Layer, LayerState, Limits, Network, Report, ToAgent, Uncollected,
+    VERSION, Violation,
     frame::{self, FrameError, HEADER},
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -148,6 +148,20 @@ fn schema() -> String {
         schema.add(&format!("FromAgent::Failed/{name}"), &message);
     }
 
+    for (name, why) in [
+        ("Link", Uncollected::Link),
+        ("Special", Uncollected::Special),
+        ("Unreadable", Uncollected::Unreadable),
+        ("Foreign", Uncollected::Foreign),
+        ("TooDeep", Uncollected::TooDeep),
+    ] {
+        let path = bytes("p");
+        let message = FromAgent::NotCollected { path, why };
+        schema.add(&format!("FromAgent::NotCollected/{name}"), &message);
+    }
+    let message = FromAgent::CollectFailed("why".into());
+    schema.add("FromAgent::CollectFailed", &message);
+
     schema.add("ControlRequest::Health", &ControlRequest::Health);
     schema.add(
         "ControlRequest::SetClock",
@@ -218,7 +232,8 @@ fn there_are_no_variants_beyond_the_recorded_ones() {
         }
     }
     check::<ToAgent>("ToAgent", 6);
-    check::<FromAgent>("FromAgent", 8);
+    check::<FromAgent>("FromAgent", 10);
+    check::<Uncollected>("Uncollected", 5);
     check::<ControlRequest>("ControlRequest", 4);
     check::<ControlReply>("ControlReply", 3);
     check::<Ended>("Ended", 7);

@@ -300,6 +300,17 @@ fn unusable(target: &Path, why: &str) -> SpawnError {
     invalid(format!("{target:?} is no place for a granted path: {why}"))
 }
 
+/// Where grants appear below the workspace.
+pub(crate) fn in_workspace(grants: &[Grant]) -> Vec<Vec<u8>> {
+    let destinations = grants.iter().filter_map(|grant| grant.destination.as_ref());
+    let below = destinations.filter_map(|destination| {
+        let target = plain(&Path::new(WORKSPACE).join(destination)).ok()?;
+        let below = target.strip_prefix(WORKSPACE).ok()?;
+        Some(below.as_os_str().as_bytes().to_vec())
+    });
+    below.collect()
+}
+
 /// No input file is written to a granted path, or in place of a directory above one.
 fn keep_clear(target: &Path, files: &[InputFile]) -> Result<(), SpawnError> {
     let Ok(below) = target.strip_prefix(WORKSPACE) else {

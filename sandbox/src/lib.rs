@@ -34,6 +34,7 @@
 
 mod cgroup;
 mod clone;
+mod collect;
 mod confine;
 mod dumpable;
 mod error;
@@ -58,11 +59,12 @@ mod system;
 mod view;
 mod wire;
 
+pub use collect::{CollectError, Collection, Found, Patterns};
 pub use error::{SpawnError, WaitError};
 pub use path::{PathError, WorkspacePath};
 pub use probe::probe;
 pub use ringfence_protocol::{
-    Ended, Layer, LayerState, LayerStatus, Limits, Network, Report, Violation,
+    Ended, Layer, LayerState, LayerStatus, Limits, Network, Report, Uncollected, Violation,
 };
 pub use running::{Finished, Killer, Running};
 pub use spawn::spawn;

@@ -66,11 +66,13 @@ impl Running {
                 if workspace.is_none() {
                     self.child.reap();
                 }
+                let granted = crate::grants::in_workspace(&self.child.plan.spec.grants);
                 // With a workspace on the host the supervisor stays until that is let go.
                 let keeper = workspace.is_some().then_some(self.child);
                 Ok(Finished {
                     report,
                     workspace,
+                    granted,
                     keeper,
                 })
             }
@@ -258,6 +260,8 @@ pub struct Finished {
     /// as long as this `Finished` lives. Whatever the program left there is hostile: follow no link
     /// and trust no size.
     pub workspace: Option<OwnedFd>,
+    /// Places in it that were paths of the host.
+    pub(crate) granted: Vec<Vec<u8>>,
     /// The supervisor, which removes the workspace when this is dropped.
     #[expect(dead_code, reason = "held for its drop")]
     keeper: Option<Child>,

@@ -2,7 +2,9 @@
 //!
 //! ```text
 //! host   Hello  Exec  FileData*   Stdin* Signal* StdinEnd
-//! agent  Hello               Started  Stdout* Stderr* StdinTaken*  (File FileData*)*  Exited
+//! agent  Hello               Started  Stdout* Stderr* StdinTaken*  Files  Exited
+//!
+//! Files = (NotCollected | File FileData*)* CollectFailed?
 //! ```
 //! or `Failed` in place of whatever would have come next. When the host closes the connection or
 //! its sending half, the execution is killed.

@@ -43,7 +43,7 @@ where
     R: AsyncRead + Unpin + Send,
     W: AsyncWrite + Unpin + Send,
 {
-    let patterns = collect::Patterns::new(std::mem::take(&mut request.collect))?;
+    let patterns = collect::patterns(std::mem::take(&mut request.collect))?;
     let limits = request.limits.clone();
     let started = start(spec(request, files, !patterns.is_empty()), slot).await?;
     let killer = started.killer.clone();

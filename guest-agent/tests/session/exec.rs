@@ -2,7 +2,7 @@
 
 use crate::host::{Agent, Client, Outcome, request};
 use ringfence_protocol::{
-    ByteBuf, CHUNK, Ended, FailureKind, FileEntry, FromAgent, STDIN_WINDOW, ToAgent,
+    ByteBuf, CHUNK, Ended, FailureKind, FileEntry, FromAgent, STDIN_WINDOW, ToAgent, Uncollected,
 };
 use std::sync::mpsc;
 
@@ -252,6 +252,22 @@ fn collected_files_come_back() {
         (&b"out/a.txt"[..], 0o600, &b"one\n"[..])
     );
     assert!(z == b"out/z.txt" && *zeros == vec![0; 200_000]);
+    let expected = [
+        (b"out/f.txt".to_vec(), Uncollected::Special),
+        (b"out/l.txt".to_vec(), Uncollected::Link),
+    ];
+    assert_eq!(outcome.skipped, expected);
+}
+
+#[test]
+fn too_much_to_collect_is_said_beside_the_report() {
+    let mut request = request("sh", &["-c", "truncate -s 1T giant; exit 3"]);
+    request.collect = vec!["*".into()];
+    let outcome = Agent::new().run(request);
+    assert_eq!(outcome.ended(), Ended::Exited { code: 3 });
+    let why = outcome.collect_failure.unwrap();
+    assert!(why.contains("\"giant\" has 1099511627776 bytes"), "{why}");
+    assert!(outcome.files.is_empty());
 }
 
 #[test]

@@ -6,6 +6,7 @@ use guest_agent::executions::{Executions, SLOTS};
 use ringfence_protocol::frame::{self, HEADER};
 use ringfence_protocol::{
     ByteBuf, Ended, Exec, Failure, FailureKind, FromAgent, Hello, Limits, Network, Report, ToAgent,
+    Uncollected,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use std::io::{self, Read, Write};
@@ -146,6 +147,10 @@ impl Client {
                 }
                 FromAgent::Exited(report) => outcome.report = Some(*report),
                 FromAgent::Failed(failure) => outcome.failure = Some(failure),
+                FromAgent::NotCollected { path, why } => {
+                    outcome.skipped.push((path.into_vec(), why));
+                }
+                FromAgent::CollectFailed(why) => outcome.collect_failure = Some(why),
                 other => panic!("{other:?}"),
             }
             if outcome.report.is_some() || outcome.failure.is_some() {
@@ -182,6 +187,8 @@ pub(crate) struct Outcome {
     pub(crate) stdout: Vec<u8>,
     pub(crate) stderr: Vec<u8>,
     pub(crate) files: Vec<(Vec<u8>, u32, u64, Vec<u8>)>,
+    pub(crate) skipped: Vec<(Vec<u8>, Uncollected)>,
+    pub(crate) collect_failure: Option<String>,
     pub(crate) report: Option<Report>,
     pub(crate) failure: Option<Failure>,
 }

@@ -1,18 +1,26 @@
 //! The Linux sandbox on the host's own kernel.
 
 use super::{Control, Session};
+use crate::collect::{Breach, Collecting};
 use crate::command::{Request, Source};
 use crate::error::chain;
 use crate::sandbox::Config;
 use crate::{Error, Isolation};
-use ringfence_protocol::{Ended, LayerState, Report};
-use ringfence_protocol::{Layer, Network};
+use ringfence_protocol::{CHUNK, Ended, Layer, LayerState, Network, Report};
 use ringfence_sandbox::{
-    Access, Content, Grant, InputFile, Killer, Running, SpawnError, Spec, Stdin, WorkspacePath,
+    Access, Content, Finished, Grant, InputFile, Killer, Patterns, Running, SpawnError, Spec,
+    Stdin, WorkspacePath,
 };
-use std::sync::{Mutex, PoisonError};
+use std::io::Read;
+use std::sync::{Arc, Mutex, PoisonError};
 
 pub(super) fn start(config: &Config, request: Request) -> Result<Session, Error> {
+    let collecting = request.collecting.clone();
+    let patterns = collecting.as_ref().map(|collecting| {
+        Patterns::new(collecting.patterns.clone()).map_err(|error| Error::invalid(chain(&error)))
+    });
+    let collecting = collecting.zip(patterns.transpose()?);
+    let limit = config.limits.workspace;
     let mut running = ringfence_sandbox::spawn(spec(config, request)?).map_err(spawn_error)?;
     let missing = || Error::Sandbox {
         message: "the sandbox gave no output stream".into(),
@@ -21,9 +29,11 @@ pub(super) fn start(config: &Config, request: Request) -> Result<Session, Error>
         stdin: running.stdin.take(),
         stdout: running.stdout.take().ok_or_else(missing)?,
         stderr: running.stderr.take().ok_or_else(missing)?,
-        control: std::sync::Arc::new(Process {
+        control: Arc::new(Process {
             killer: running.killer(),
             running: Mutex::new(Some(running)),
+            collecting,
+            limit,
         }),
         isolation: Isolation::Process,
         engine: None,
@@ -34,6 +44,7 @@ fn spec(config: &Config, request: Request) -> Result<Spec, Error> {
     let mut spec = Spec::new(request.program);
     spec.args = request.args;
     spec.env = request.env;
+    spec.collect = request.collecting.is_some();
     spec.limits = config.limits.clone();
     spec.network = Network::None;
     spec.require = config.require.clone();
@@ -75,6 +86,47 @@ fn spec(config: &Config, request: Request) -> Result<Spec, Error> {
 struct Process {
     killer: Killer,
     running: Mutex<Option<Running>>,
+    collecting: Option<(Arc<Collecting>, Patterns)>,
+    /// Bytes that the workspace may hold.
+    limit: Option<u64>,
+}
+
+/// Copies what matches from the workspace, in which nobody writes any more.
+fn collect(
+    finished: &Finished,
+    collecting: &Collecting,
+    patterns: &Patterns,
+    limit: Option<u64>,
+) -> Result<(), String> {
+    let broken = |Breach(what)| format!("the sandbox found {what}");
+    let found = finished.collect(patterns, limit);
+    let Some(found) = found.map_err(|error| chain(&error))? else {
+        return Ok(());
+    };
+    for (path, why) in &found.skipped {
+        collecting.skipped(path.as_bytes(), *why).map_err(broken)?;
+    }
+    let mut chunk = vec![0; CHUNK];
+    for file in &found.files {
+        let path = file.path.as_os_str();
+        let opened = found.open(file).map_err(|error| chain(&error))?;
+        collecting
+            .begin(file.path.as_bytes(), file.mode, file.size)
+            .map_err(broken)?;
+        let mut content = opened.take(file.size);
+        loop {
+            let read = content.read(&mut chunk);
+            let read = read.map_err(|error| format!("cannot read {path:?}: {error}"))?;
+            let Some(bytes) = chunk.get(..read).filter(|bytes| !bytes.is_empty()) else {
+                break;
+            };
+            collecting.data(bytes).map_err(broken)?;
+        }
+        if content.limit() > 0 {
+            return Err(format!("{path:?} lost {} bytes", content.limit()));
+        }
+    }
+    Ok(())
 }
 
 impl Control for Process {
@@ -101,7 +153,13 @@ impl Control for Process {
         let finished = running.wait().map_err(|error| Error::Sandbox {
             message: chain(&error),
         })?;
-        let mut report = finished.report;
+        if let Some((collecting, patterns)) = &self.collecting
+            && let Err(why) = collect(&finished, collecting, patterns, self.limit)
+        {
+            collecting.fail(why);
+        }
+        let mut report = finished.report.clone();
+        drop(finished);
         report.layers.push(LayerState::missing(
             Layer::Vm,
             "process isolation shares the host's kernel; use isolation vm",

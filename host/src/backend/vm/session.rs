@@ -7,6 +7,7 @@
 use super::Guest;
 use super::connection::{self, Deadline, ReceiveError, Receiver, Sender};
 use crate::backend::{Control, Session};
+use crate::collect::{Breach, Collecting};
 use crate::command::{InputFile, MAX_ARGUMENTS, OpenFile, Request, Source};
 use crate::error::printable;
 use crate::sandbox::Config;
@@ -45,6 +46,9 @@ struct Running {
     /// Joined by whoever waits: a thread that lives on would keep the guest alive.
     threads: Mutex<Vec<JoinHandle<()>>>,
     guest: Arc<Guest>,
+    collecting: Option<Arc<Collecting>>,
+    /// When the first collected file came.
+    collect_begun: OnceLock<Instant>,
 }
 
 #[derive(Debug)]
@@ -62,6 +66,7 @@ pub(super) fn start(
     request: Request,
 ) -> Result<Session, Error> {
     let has_stdin = request.stdin;
+    let collecting = request.collecting;
     let files = request.files.into_iter().map(InputFile::open);
     let files = files.collect::<Result<Vec<_>, _>>()?;
     let stream = guest.connect(port::EXEC)?;
@@ -69,7 +74,10 @@ pub(super) fn start(
         .try_clone()
         .map_err(Error::system("cannot keep the agent's connection"))?;
     let (mut sender, mut receiver, deadline) = connection::open(stream, PATIENCE)?;
-    let inputs = exec_message(config, request.program, request.args, request.env, files)?;
+    let mut inputs = exec_message(config, request.program, request.args, request.env, files)?;
+    if let Some(collecting) = &collecting {
+        inputs.exec.collect.clone_from(&collecting.patterns);
+    }
     send_exec(&mut sender, inputs)?;
     match receiver.receive()? {
         Some(FromAgent::Started) => {}
@@ -92,6 +100,8 @@ pub(super) fn start(
         stream: kept,
         threads: Mutex::default(),
         guest: Arc::clone(&guest),
+        collecting,
+        collect_begun: OnceLock::new(),
     });
     running.serve(receiver, has_stdin, guest.engine)
 }
@@ -196,6 +206,12 @@ fn send_exec(sender: &mut Sender, inputs: Inputs) -> Result<(), Error> {
     Ok(())
 }
 
+fn breach(Breach(what): Breach) -> Error {
+    Error::Agent {
+        message: format!("the agent broke the protocol: {what}"),
+    }
+}
+
 fn unexpected() -> Error {
     Error::Agent {
         message: "the agent broke the protocol: an answer out of turn".into(),
@@ -270,7 +286,12 @@ impl Running {
         loop {
             let message = match receiver.receive() {
                 Ok(Some(message)) => message,
-                Err(error) if error.is_timeout() => return Ok(self.overdue(started)),
+                Err(error) if error.is_timeout() => {
+                    if let Some(collecting) = &self.collecting {
+                        collecting.fail("the guest did not send the files in time".into());
+                    }
+                    return Ok(self.overdue(started));
+                }
                 Ok(None) | Err(ReceiveError::Io(_)) => return Err(self.guest.gone()),
                 Err(error) => return Err(error.into()),
             };
@@ -278,10 +299,50 @@ impl Running {
                 FromAgent::Stdout(bytes) => deliver(&mut streams[0], &bytes),
                 FromAgent::Stderr(bytes) => deliver(&mut streams[1], &bytes),
                 FromAgent::StdinTaken(count) => self.widen(count)?,
-                FromAgent::Exited(report) => return self.judge(*report),
+                message @ (FromAgent::File { .. }
+                | FromAgent::FileData(_)
+                | FromAgent::NotCollected { .. }
+                | FromAgent::CollectFailed(_)) => self.collect(message).map_err(breach)?,
+                FromAgent::Exited(report) => {
+                    if let Some(collecting) = &self.collecting {
+                        collecting.finish().map_err(breach)?;
+                    }
+                    return self.judge(*report);
+                }
                 FromAgent::Failed(failure) => return Err(Error::from_failure(failure)),
                 _ => return Err(unexpected()),
             }
+        }
+    }
+
+    /// A part of what is collected. Its bytes are what the time for it depends on.
+    fn collect(&self, message: FromAgent) -> Result<(), Breach> {
+        let Some(collecting) = &self.collecting else {
+            return Err(Breach("a file that nobody asked for"));
+        };
+        match message {
+            FromAgent::File { path, mode, size } => {
+                let announced = collecting.begin(&path, mode, size)?;
+                self.grant_time(announced);
+                Ok(())
+            }
+            FromAgent::FileData(bytes) => collecting.data(&bytes),
+            FromAgent::NotCollected { path, why } => collecting.skipped(&path, why),
+            FromAgent::CollectFailed(why) => {
+                collecting.fail(printable(&why));
+                Ok(())
+            }
+            _ => Err(Breach("an answer out of turn")),
+        }
+    }
+
+    /// A guest that sends files has a second for each MiB of them, counted from the first one.
+    fn grant_time(&self, announced: u64) {
+        let begun = self.collect_begun.get_or_init(Instant::now).elapsed();
+        let time = PATIENCE.saturating_add(Duration::from_secs(announced >> 20));
+        // Whoever has killed the program waits no longer for that.
+        if self.cause.get().is_none() {
+            self.deadline.reset(Some(time.saturating_sub(begun)));
         }
     }
 
