@@ -1,6 +1,8 @@
 //! The library as an application uses it, in the tests' own process.
 
-use ringfence::{Ended, Engine, Error, Isolation as Where, Layer, Sandbox, SandboxBuilder, Stdio};
+use ringfence::{
+    Ended, Engine, Error, Isolation as Where, Layer, Sandbox, SandboxBuilder, Stdio, Uncollected,
+};
 use ringfence_tests::leftovers::Before;
 use ringfence_tests::{Isolation, Lab, Scenario, cpus, engine, process};
 use std::fs;
@@ -11,6 +13,7 @@ const BOTH: &[Isolation] = &[Isolation::Process, Isolation::Vm];
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario::on("output_collects", BOTH, output_collects),
+    Scenario::on("files_are_collected", BOTH, files_are_collected),
     Scenario::on("children_stream", BOTH, children_stream),
     Scenario::on("children_are_killed", BOTH, children_are_killed),
     Scenario::on("a_dropped_child_is_dead", BOTH, a_dropped_child_is_dead),
@@ -73,6 +76,55 @@ fn output_collects(lab: &Lab) {
         assert!(state.is_active(), "{state:?}");
     }
     assert_eq!(out.report.layers.len(), Layer::ALL.len());
+}
+
+/// Files come back beside the output, and a failure to collect leaves the output as it is.
+fn files_are_collected(lab: &Lab) {
+    let sandbox = sandbox(lab);
+    let out = lab.path("out");
+    let script = "echo said; echo one > a; mkfifo b; truncate -s 1T c";
+    let command = || {
+        sandbox
+            .command("sh")
+            .args(["-c", script])
+            .collect_into(&out)
+    };
+    let output = command()
+        .collect("[ab]")
+        .collect("nothing")
+        .output()
+        .unwrap();
+    let collected = output.collected.unwrap();
+    assert_eq!(collected.files.len(), 1, "{collected:?}");
+    assert_eq!(
+        (collected.files[0].path.to_str(), collected.files[0].bytes),
+        (Some("a"), 4)
+    );
+    assert_eq!(collected.skipped[0].why, Uncollected::Special);
+    assert_eq!(collected.unmatched, ["nothing"]);
+    assert_eq!(fs::read(out.join("a")).unwrap(), b"one\n");
+
+    let output = command().collect("*").output().unwrap();
+    assert!(output.report.success());
+    assert_eq!(output.stdout, b"said\n");
+    let error = output.collected.unwrap_err();
+    assert!(
+        error.message.contains("\"c\" has 1099511627776 bytes"),
+        "{error}"
+    );
+    let status = command().collect("*").stdout(Stdio::null()).status();
+    assert!(matches!(status, Err(Error::Collect(_))), "{status:?}");
+
+    fs::remove_file(out.join("a")).unwrap();
+    let dropped = sandbox.command("sh").args(["-c", "echo x > a; sleep 300"]);
+    let dropped = dropped.stdin(Stdio::null()).collect("*").collect_into(&out);
+    drop(dropped.spawn().unwrap());
+    assert_eq!(fs::read_dir(&out).unwrap().count(), 0);
+    let nowhere = sandbox.command("true").collect("*").output();
+    assert!(
+        matches!(nowhere, Err(Error::InvalidInput { .. })),
+        "{nowhere:?}"
+    );
 }
 
 /// A conversation with a running program.

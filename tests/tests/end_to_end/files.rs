@@ -19,7 +19,98 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         &Isolation::ON_THIS_KERNEL,
         granted_files_stay_as_they_are,
     ),
+    Scenario::everywhere("grants_have_destinations", grants_have_destinations),
+    Scenario::on(
+        "sensitive_places_are_not_granted",
+        &Isolation::ON_THIS_KERNEL,
+        sensitive_places_are_not_granted,
+    ),
 ];
+
+/// A grant is where it is asked to be, read-only in every layer where it is, or nowhere.
+fn grants_have_destinations(lab: &Lab) {
+    let directory = lab.open_directory("granted");
+    let file = lab.file("granted/file", "before");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).unwrap();
+    let at = |destination: &str| format!("{}:{destination}", directory.display());
+    let script = "cat /data/x/file; cat in/side/file; echo > in/side/new && echo wrong; \
+                  echo >> /data/x/file && echo wrong; chmod 777 /data/x/file && echo wrong; \
+                  echo mine > in/mine; echo yes > /opt/w/new && cat in/side/new";
+    let run = lab.run(["sh", "-c", script]).options([
+        "--ro",
+        &at("/data/x"),
+        "--ro",
+        &at("in/side"),
+        "--rw",
+        &at("/opt/w"),
+    ]);
+    let outcome = run.outcome();
+    match lab.isolation {
+        Isolation::Vm => outcome.assert_error(125, &["cannot be shared", "--file"]),
+        Isolation::ProcessBare => outcome.assert_error(125, &["mount namespace", "--file"]),
+        _ => outcome.assert_code(0).assert_stdout("beforebeforeyes\n"),
+    };
+    assert_eq!(fs::read(&file).unwrap(), b"before");
+    if matches!(lab.isolation, Isolation::Vm | Isolation::ProcessBare) {
+        assert!(!directory.join("new").exists());
+        return;
+    }
+    // What is granted below the workspace is not the workspace's: it does not come back.
+    let run = lab.run(["sh", "-c", "echo mine > in/mine"]);
+    let run = run
+        .option("--ro", at("in/side"))
+        .option("--collect", "in/**");
+    let (outcome, value) = run.option("--out", lab.path("out")).json();
+    let expected = serde_json::json!([{"path": "in/mine", "bytes": 5}]);
+    assert_eq!(value["collected"], expected, "{outcome}");
+    // Nothing of the sandbox's own is covered, and nothing is written through a grant by the way.
+    for (destination, word) in [
+        ("/workspace", "would hide"),
+        ("/", "would hide"),
+        (".", "would hide"),
+        ("/usr/bin", "would hide /usr/bin|system's programs|no place"),
+        ("/usr/lib/x", "system's programs"),
+        ("/proc/x", "the sandbox's own"),
+        ("/dev", "would hide"),
+        ("../x", "\"..\""),
+    ] {
+        let outcome = lab.run(["true"]).option("--ro", at(destination)).outcome();
+        let words: Vec<&str> = word.split('|').collect();
+        let errors = outcome.errors();
+        assert!(words.iter().any(|word| errors.contains(word)), "{outcome}");
+        outcome.assert_error(125, &["no place for a granted path"]);
+    }
+    let input = format!("{}:in/side/new", file.display());
+    let run = lab.run(["true"]).option("--rw", at("in/side"));
+    run.option("--file", input)
+        .outcome()
+        .assert_error(125, &["exclude each other"]);
+}
+
+/// The kernel's interfaces, the whole tree, and other sandboxes' files, under any name.
+fn sensitive_places_are_not_granted(lab: &Lab) {
+    let link = lab.path("link");
+    std::os::unix::fs::symlink("/proc/self", &link).unwrap();
+    let temporary = lab.path("tmp");
+    for path in [
+        Path::new("/"),
+        Path::new("/usr/.."),
+        Path::new("/proc"),
+        Path::new("/proc/self/cwd"),
+        Path::new("/proc/self/root/etc"),
+        Path::new("/sys"),
+        Path::new("/sys/fs/cgroup"),
+        Path::new("/dev"),
+        Path::new("/dev/null"),
+        &link,
+        &temporary,
+    ] {
+        for option in ["--ro", "--rw"] {
+            let run = lab.run(["true"]).option(option, path);
+            run.outcome().assert_error(125, &["cannot be granted"]);
+        }
+    }
+}
 
 /// Passwords, homes, sockets of services, devices and the kernel's view of the machine, by every
 /// kind of path.

@@ -20,6 +20,7 @@
 
 mod api;
 mod basics;
+mod collect;
 mod exits;
 mod files;
 mod input;
@@ -34,13 +35,14 @@ use ringfence_tests::{Availability, Bench, Isolation, Lab, Scenario, process};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-const MODULES: [(&str, &[Scenario]); 10] = [
+const MODULES: [(&str, &[Scenario]); 11] = [
     ("basics", basics::SCENARIOS),
     ("exits", exits::SCENARIOS),
     ("streams", streams::SCENARIOS),
     ("limits", limits::SCENARIOS),
     ("refusals", refusals::SCENARIOS),
     ("files", files::SCENARIOS),
+    ("collect", collect::SCENARIOS),
     ("input", input::SCENARIOS),
     ("lifecycle", lifecycle::SCENARIOS),
     ("machine", machine::SCENARIOS),
