@@ -54,7 +54,8 @@ fn tree(directory: &Path) -> BTreeMap<Vec<u8>, Option<Vec<u8>>> {
 /// Files keep their paths and bytes, and of their modes what the owner may do.
 fn files_come_back(lab: &Lab) {
     let script = "mkdir -p dist/deep; echo one > dist/a.txt; head -c 3000000 /dev/zero > dist/deep/b; \
-                  echo no > other; cp dist/a.txt dist/run; chmod 4755 dist/run; ln dist/a.txt dist/c.txt; \
+                  echo no > other; cp dist/a.txt dist/run; chmod 755 dist/run; chmod 4755 dist/run 2>&1; \
+                  ln dist/a.txt dist/c.txt; \
                   : > dist/empty; cat in >> dist/a.txt; exit 3";
     let input = lab.file("in", "from outside\n");
     let run = lab.run(["sh", "-c", script]).option("--file", input);
@@ -199,21 +200,24 @@ open('file', 'w').write('x')
         panic!("{outcome}")
     };
     assert_eq!(skipped["why"], "too deep or too long a path");
-    for (code, words) in [
+    for (pattern, code, words) in [
         (
+            "*",
             "import os; open('giant', 'w').truncate(1 << 40); open('a', 'w').write('x')",
             ["\"giant\" has 1099511627776 bytes", "collect less"],
         ),
         (
+            "*",
             "[open(f'{n}', 'w').write('x') for n in range(5000)]",
             ["more than 4096 files", "collect less"],
         ),
         (
+            "out/*",
             "[open(f'{n}', 'w').close() for n in range(100001)]",
             ["more than 100000 files and directories", "collect less"],
         ),
     ] {
-        let (outcome, value) = collect(python(lab, code), lab, "*");
+        let (outcome, value) = collect(python(lab, code), lab, pattern);
         outcome.assert_code(125);
         assert_eq!(
             (&value["status"], &value["exit_code"]),
