@@ -51,7 +51,7 @@ pub(crate) struct Bind {
     pub(crate) granted: Option<(FileId, OwnedFd)>,
     /// The place is there, because it is part of another bind.
     pub(crate) exists: bool,
-    /// Its place lies in what the program can write to.
+    /// Of a grant, its place lies in what the program can write to.
     pub(crate) in_scratch: bool,
     /// The detached mount, while it is not yet attached.
     pub(crate) tree: AtomicI32,

@@ -233,9 +233,10 @@ fn finish(builder: Builder, limits: &Limits) -> Result<Root, SpawnError> {
 /// A bind as the supervisor carries it out, after those at `earlier`.
 fn bind(shown: Shown, earlier: &[PathBuf]) -> Result<Bind, SpawnError> {
     let target = &shown.target;
-    let in_scratch = [WORKSPACE, "/tmp"]
-        .iter()
-        .any(|top| target.starts_with(top));
+    let in_scratch = shown.granted.is_some()
+        && [WORKSPACE, "/tmp"]
+            .iter()
+            .any(|top| target.starts_with(top));
     let tops: &[&str] = if in_scratch {
         &["/", WORKSPACE, "/tmp"]
     } else {

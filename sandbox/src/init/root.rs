@@ -240,12 +240,19 @@ fn attach(bind: &Bind, user: User) -> Sys<()> {
     if !bind.exists {
         make_place(bind, user)?;
     }
-    // Nothing of the host is named by this path, and no link of the host's leads elsewhere.
-    let place = sys::openat2(HERE, &bind.target, libc::O_PATH, INSIDE)?;
     let tree = bind.tree.swap(-1, Ordering::Relaxed);
-    let result = move_mount(tree, place, c"");
+    let result = if bind.granted.is_none() {
+        move_mount(tree, HERE, &bind.target)
+    } else {
+        // Where a grant goes is the caller's choice, and a program before this one may have left
+        // links in what is mounted there. None leads elsewhere, least of all out of the new root.
+        sys::openat2(HERE, &bind.target, libc::O_PATH, INSIDE).and_then(|place| {
+            let moved = move_mount(tree, place, c"");
+            sys::close(place);
+            moved
+        })
+    };
     sys::close(tree);
-    sys::close(place);
     result
 }
 
@@ -258,7 +265,10 @@ fn make_place(bind: &Bind, user: User) -> Sys<()> {
         // To be passed through, not to be listed: the names on the way to an interpreter in
         // somebody's home directory are nobody else's business.
         let closed = path != bind.target.as_c_str() && !bind.in_scratch;
-        let (above, name) = open_parent(path)?;
+        let (above, name) = match bind.granted {
+            Some(_) => open_parent(path)?,
+            None => (HERE, path),
+        };
         let made = match (directory, closed) {
             (true, true) => sys::mkdirat(above, name, 0o711),
             (true, false) => sys::mkdirat(above, name, 0o755),
@@ -274,7 +284,9 @@ fn make_place(bind: &Bind, user: User) -> Sys<()> {
             Err(Errno(libc::EEXIST)) => Ok(()),
             other => other,
         };
-        sys::close(above);
+        if above != HERE {
+            sys::close(above);
+        }
         made?;
     }
     Ok(())
