@@ -502,3 +502,7 @@ impl Control for Running {
         })
     }
 }
+
+#[cfg(test)]
+#[path = "session_tests.rs"]
+mod tests;

@@ -1,0 +1,161 @@
+//! What a guest that was taken over can do with collected files: an agent that follows a script.
+
+use super::*;
+use crate::collect::Collecting;
+use crate::vmm::{Exit, Machine, MachineError};
+use crate::{CollectError, Collected, Engine};
+use ringfence_protocol::{Hello, Limits, Uncollected, frame};
+use std::path::Path;
+
+/// A machine whose agent has one connection.
+#[derive(Debug)]
+struct Scripted(Mutex<Option<UnixStream>>);
+
+impl Machine for Scripted {
+    fn connect(&self, _port: u32, _timeout: Duration) -> Result<UnixStream, MachineError> {
+        Ok(self.0.lock().unwrap().take().unwrap())
+    }
+
+    fn stop(&self) {}
+
+    fn exit(&self) -> Option<Exit> {
+        None
+    }
+
+    fn exit_within(&self, _patience: Duration) -> Option<Exit> {
+        None
+    }
+
+    fn console_tail(&self) -> String {
+        String::new()
+    }
+}
+
+/// An execution that collects `out/**` of at most 1000 bytes, and an agent that says this.
+fn run(
+    directory: &Path,
+    messages: Vec<FromAgent>,
+) -> (Result<Report, Error>, Result<Collected, CollectError>) {
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    let (ready, _other) = UnixStream::pair().unwrap();
+    let agent = thread::spawn(move || {
+        let mut said = frame::encode(&Hello::ours()).unwrap();
+        for message in [FromAgent::Started].into_iter().chain(messages) {
+            said.extend(frame::encode(&message).unwrap());
+        }
+        // A host that has heard enough hangs up.
+        drop(theirs.write_all(&said));
+        drop(theirs.shutdown(Shutdown::Write));
+        drop(io::copy(&mut theirs, &mut io::sink()));
+    });
+    let guest = Arc::new(Guest {
+        machine: Arc::new(Scripted(Mutex::new(Some(ours)))),
+        engine: Engine::Qemu,
+        _ready: ready,
+    });
+    let limits = Limits {
+        workspace: Some(1000),
+        ..Limits::default()
+    };
+    let collecting = Collecting::open(vec!["out/**".into()], directory, &limits).unwrap();
+    let collecting = Arc::new(collecting);
+    let request = Request {
+        program: "true".into(),
+        args: Vec::new(),
+        env: Vec::new(),
+        files: Vec::new(),
+        stdin: false,
+        collecting: Some(Arc::clone(&collecting)),
+    };
+    let config = Config {
+        limits,
+        ..Config::default()
+    };
+    let session = start(guest, &config, request).unwrap();
+    let report = session.control.wait();
+    agent.join().unwrap();
+    (report, collecting.outcome())
+}
+
+fn file(path: &str, size: u64) -> FromAgent {
+    FromAgent::File {
+        path: ByteBuf::from(path.as_bytes().to_vec()),
+        mode: 0o6755,
+        size,
+    }
+}
+
+fn data(len: usize) -> FromAgent {
+    FromAgent::FileData(ByteBuf::from(vec![b'x'; len]))
+}
+
+fn exited() -> FromAgent {
+    FromAgent::Exited(Box::new(Report {
+        ended: Ended::Exited { code: 0 },
+        wall: Duration::ZERO,
+        cpu: Duration::ZERO,
+        peak_memory: 0,
+        layers: Layer::REQUIRED.map(LayerState::active).to_vec(),
+        violations: Vec::new(),
+    }))
+}
+
+#[test]
+fn what_an_honest_agent_sends_arrives() {
+    let place = tempfile::tempdir().unwrap();
+    let skipped = FromAgent::NotCollected {
+        path: ByteBuf::from(b"out/link".to_vec()),
+        why: Uncollected::Link,
+    };
+    let messages = vec![skipped, file("out/a", 5), data(2), data(3), exited()];
+    let (report, collected) = run(place.path(), messages);
+    assert!(report.is_ok(), "{report:?}");
+    let collected = collected.unwrap();
+    assert_eq!((collected.files.len(), collected.skipped.len()), (1, 1));
+    let written = std::fs::read(place.path().join("out/a")).unwrap();
+    assert_eq!(written, b"xxxxx");
+}
+
+#[test]
+fn a_hostile_agent_writes_nothing_that_was_not_asked_for() {
+    for messages in [
+        vec![file("../escaped", 0)],
+        vec![file("/tmp/escaped", 0)],
+        vec![file("out/../../escaped", 0)],
+        vec![file(".bashrc", 0)],
+        vec![file("out/a", 1001)],
+        vec![file("out/a", u64::MAX), data(9)],
+        vec![file("out/a", 999), file("out/b", 1)],
+        vec![file("out/a", 2), data(3)],
+        vec![file("out/a", 2), data(1), exited()],
+        vec![file("out/a", 2), data(0)],
+        vec![data(1)],
+        vec![FromAgent::NotCollected {
+            path: ByteBuf::from(b"../x".to_vec()),
+            why: Uncollected::Link,
+        }],
+    ] {
+        let place = tempfile::tempdir().unwrap();
+        let directory = place.path().join("directory");
+        let shown = format!("{messages:?}");
+        let (report, _) = run(&directory, messages);
+        let message = report.unwrap_err().to_string();
+        assert!(message.contains("broke the protocol"), "{message}: {shown}");
+        assert!(!place.path().join("escaped").exists(), "{shown}");
+        let left = std::fs::read_dir(directory.join("out"));
+        assert_eq!(left.map_or(0, Iterator::count), 0, "{shown}");
+    }
+}
+
+#[test]
+fn an_agent_that_cannot_go_on_says_why() {
+    let place = tempfile::tempdir().unwrap();
+    let failed = FromAgent::CollectFailed("too \u{1b}[2Jmuch".into());
+    let messages = vec![file("out/a", 5), data(2), failed, exited()];
+    let (report, collected) = run(place.path(), messages);
+    assert!(report.is_ok(), "{report:?}");
+    let error = collected.unwrap_err();
+    assert_eq!(error.message, "too [2Jmuch");
+    let left = std::fs::read_dir(place.path().join("out")).unwrap().count();
+    assert_eq!(left, 0);
+}
