@@ -43,6 +43,10 @@ const ETC: &[&str] = &[
     "/etc/terminfo",
     "/etc/magic",
     "/etc/os-release",
+    "/etc/lsb-release",
+    "/etc/debian_version",
+    "/etc/redhat-release",
+    "/etc/alpine-release",
 ];
 
 /// Whether a path is among the system's programs and libraries.

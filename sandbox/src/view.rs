@@ -155,7 +155,15 @@ pub(crate) fn private_root(
     limits: &Limits,
 ) -> Result<Root, SpawnError> {
     let mut builder = Builder::default();
-    for directory in ["/etc", "/proc", "/dev", "/dev/shm", "/workspace", "/tmp"] {
+    for directory in [
+        "/etc",
+        "/proc",
+        "/dev",
+        "/dev/pts",
+        "/dev/shm",
+        "/workspace",
+        "/tmp",
+    ] {
         builder.make_parents(&Path::new(directory).join("x"));
     }
     for entry in system::entries().iter() {
@@ -164,7 +172,8 @@ pub(crate) fn private_root(
     for path in &resolved.prefixes {
         builder.bind(Shown::of_host(path, path.is_dir()));
     }
-    for name in DEVICES {
+    // `tty` is whatever terminal a process has, and none of the caller's can be had.
+    for name in DEVICES.iter().chain(&["tty"]) {
         let path = Path::new("/dev").join(name);
         if path.exists() {
             builder.binds.push(Shown {
@@ -174,6 +183,7 @@ pub(crate) fn private_root(
         }
     }
     for (name, target) in [
+        ("ptmx", "pts/ptmx"),
         ("fd", "/proc/self/fd"),
         ("stdin", "fd/0"),
         ("stdout", "fd/1"),

@@ -8,6 +8,9 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
+/// `PATH` of whoever calls ringfence in the tests.
+pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
 /// The programs under test, where every user can execute them.
 #[derive(Debug)]
 pub struct Bench {
@@ -197,9 +200,8 @@ impl<'a> Lab<'a> {
     /// What the caller's environment is.
     pub(crate) fn environment(&self) -> Vec<(&'static str, PathBuf)> {
         let [home, temporary, sockets] = self.callers_places();
-        let path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
         let mut variables = vec![
-            ("PATH", path.into()),
+            ("PATH", PATH.into()),
             ("HOME", home),
             ("TMPDIR", temporary),
             ("XDG_RUNTIME_DIR", sockets),

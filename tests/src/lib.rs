@@ -24,7 +24,7 @@ pub mod process;
 mod run;
 
 pub use isolation::{Availability, Isolation, cpus, engine};
-pub use lab::{Bench, Lab};
+pub use lab::{Bench, Lab, PATH};
 pub use run::{Outcome, Run, Running};
 
 /// A scenario: its name, what it proves is its documentation, and where it runs.

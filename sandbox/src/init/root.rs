@@ -67,6 +67,7 @@ pub(super) fn build(root: &Root, user: User) -> Done {
     skeleton(root, user)?;
     scratch(root, user)?;
     proc()?;
+    terminals();
     for (index, bind) in root.binds.iter().enumerate() {
         let step = match bind.granted {
             Some(_) => Step::AttachGrant,
@@ -213,6 +214,14 @@ fn proc() -> Done {
         Err(Errno(libc::EPERM | libc::EACCES | libc::EBUSY | libc::EINVAL)) => Ok(()),
         Err(errno) => Err(at(Step::Proc)(errno)),
     }
+}
+
+/// Terminals of the sandbox's own: an instance of the file system that shares none with the host's.
+/// Where the kernel gives none there are none, which most programs do without.
+fn terminals() {
+    let flags = libc::MS_NOSUID | libc::MS_NOEXEC;
+    let options = c"mode=0600,ptmxmode=0666,max=64";
+    let _ = mount(c"devpts", c"dev/pts", Some(c"devpts"), flags, Some(options));
 }
 
 /// What a `/proc` shows of the host in every namespace: keys of the caller's keyrings and other

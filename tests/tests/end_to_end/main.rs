@@ -27,6 +27,7 @@ mod input;
 mod lifecycle;
 mod limits;
 mod machine;
+mod programs;
 mod refusals;
 mod streams;
 
@@ -43,6 +44,7 @@ const MODULES: [(&str, &[Scenario]); 11] = [
     ("refusals", refusals::SCENARIOS),
     ("files", files::SCENARIOS),
     ("collect", collect::SCENARIOS),
+    ("programs", programs::SCENARIOS),
     ("input", input::SCENARIOS),
     ("lifecycle", lifecycle::SCENARIOS),
     ("machine", machine::SCENARIOS),
