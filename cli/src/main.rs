@@ -8,6 +8,7 @@ mod json;
 mod options;
 mod run;
 mod status;
+mod text;
 
 use clap::{Parser, Subcommand};
 use status::Status;
@@ -60,7 +61,7 @@ fn main() -> ExitCode {
     };
     outcome
         .unwrap_or_else(|error| {
-            eprintln!("ringfence: {error:#}");
+            eprintln!("ringfence: {}", text::plain(&format!("{error:#}")));
             Status::of_error(&error)
         })
         .into()

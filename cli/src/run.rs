@@ -69,7 +69,7 @@ fn execute(options: &Options, command: Command) -> anyhow::Result<Status> {
         let mut child = command.spawn()?;
         let report = child.wait()?;
         if let Some(reason) = crate::json::limit_message(&report) {
-            eprintln!("ringfence: {reason}");
+            eprintln!("ringfence: {}", crate::text::plain(&reason));
         }
         return Ok(told(&child.collected(), &report));
     }
@@ -78,8 +78,7 @@ fn execute(options: &Options, command: Command) -> anyhow::Result<Status> {
         .stderr(Stdio::piped())
         .spawn()?
         .wait_with_output()?;
-    let mut line = serde_json::to_vec(&RunReport::new(&output, options.collects()))?;
-    line.push(b'\n');
+    let line = crate::text::json_line(&RunReport::new(&output, options.collects()))?;
     let mut stdout = std::io::stdout().lock();
     stdout
         .write_all(&line)

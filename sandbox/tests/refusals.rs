@@ -259,7 +259,7 @@ fn nothing_of_the_host_is_read() {
     let attempts = format!(
         "
 for path in ['/etc/shadow', '/etc/sudoers', '/root', '/home', '/run', '/var/log', '/sys/kernel',
-        '/proc/1/environ', '/proc/1/cmdline', '/proc/kcore', '/dev/kmsg', '/dev/pts', '/dev/tty',
+        '/proc/1/environ', '/proc/1/cmdline', '/proc/kcore', '/dev/kmsg', '/dev/pts/0', '/dev/tty',
         '{}']:
     attempt(path, lambda: os.listdir(path) if os.path.isdir(path) else open(path, 'rb').read(1))
 ",
@@ -278,7 +278,7 @@ for path in ['/etc/shadow', '/etc/sudoers', '/root', '/home', '/run', '/var/log'
         "/proc/1/cmdline",
         "/proc/kcore",
         "/dev/kmsg",
-        "/dev/pts",
+        "/dev/pts/0",
         "/dev/tty",
         path.to_str().unwrap(),
     ];

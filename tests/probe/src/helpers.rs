@@ -41,6 +41,12 @@ fn dispatch(words: &[&str]) -> io::Result<ExitCode> {
             daemonize()?;
             hang();
         }
+        ["fill", places @ ..] => fill(places)?,
+        ["fill-names", place] => fill_names(place)?,
+        ["orphans", count] => orphans(parse(count)?)?,
+        ["kill-everything"] => kill_everything()?,
+        ["ipc-objects", name] => crate::objects::hold(name)?,
+        ["swap-links", outside] => swap_links(outside)?,
         ["unix-pair", path] => unix_pair(path)?,
         ["abstract-listen", name] => abstract_listen(name)?,
         ["without-namespaces", program @ ..] => without_namespaces(program)?,
@@ -143,6 +149,89 @@ fn file(bytes: u64) -> io::Result<()> {
     io::copy(&mut Pattern::new(bytes), &mut file)?;
     println!("wrote {bytes}");
     Ok(())
+}
+
+/// Writes to a file in each of these directories until that is refused, and says how much went in
+/// altogether.
+fn fill(places: &[&str]) -> io::Result<()> {
+    const MOST: u64 = 1 << 30;
+    let piece = vec![1; 1 << 20];
+    let mut total = 0;
+    for place in places {
+        let mut file = std::fs::File::create(format!("{place}/filled"))?;
+        while total < MOST {
+            match file.write(&piece) {
+                Ok(written @ 1..) => total += written as u64,
+                Ok(0) | Err(_) => break,
+            }
+        }
+    }
+    println!("{total}");
+    Ok(())
+}
+
+/// Makes empty files until that is refused, and says how many, and the error.
+fn fill_names(place: &str) -> io::Result<()> {
+    const MOST: u32 = 2_000_000;
+    for count in 0..MOST {
+        if let Err(error) = std::fs::File::create(format!("{place}/{count}")) {
+            println!("{count} {}", error.raw_os_error().unwrap_or_default());
+            return Ok(());
+        }
+    }
+    println!("{MOST} 0");
+    Ok(())
+}
+
+/// Leaves this many children of dead parents behind, one after the other. Where there is no room for
+/// another it tries again: for ever if nobody collects them.
+fn orphans(count: u32) -> io::Result<()> {
+    fn patient(child: fn() -> u8) -> io::Result<libc::c_int> {
+        loop {
+            match sys::fork(child) {
+                Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => {
+                    std::thread::yield_now();
+                }
+                other => return other,
+            }
+        }
+    }
+    for _ in 0..count {
+        let child = patient(|| u8::from(patient(|| 0).is_err()))?;
+        if !matches!(sys::wait(child)?, Ended::Exited(0)) {
+            return Err(io::Error::other("a child could not fork"));
+        }
+    }
+    println!("{count} orphans");
+    Ok(())
+}
+
+/// SIGKILL to every process that there is.
+fn kill_everything() -> io::Result<()> {
+    println!("begins");
+    call!(libc::SYS_kill, -1, libc::SIGKILL)?;
+    println!("over");
+    Ok(())
+}
+
+/// Goes on exchanging a directory and a link to a directory outside, until killed: whoever follows
+/// names in the workspace comes out elsewhere half of the time.
+fn swap_links(outside: &str) -> io::Result<()> {
+    const EXCHANGE: u32 = 2;
+    std::fs::create_dir_all("swapped/inner")?;
+    std::fs::write("swapped/inner/file", "mine")?;
+    std::os::unix::fs::symlink(outside, "other")?;
+    println!("swaps");
+    loop {
+        call!(
+            libc::SYS_renameat2,
+            libc::AT_FDCWD,
+            c"swapped",
+            libc::AT_FDCWD,
+            c"other",
+            EXCHANGE
+        )?;
+    }
 }
 
 /// Says how many files could be opened beside the standard streams.

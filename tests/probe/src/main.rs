@@ -22,6 +22,8 @@ mod guest;
 #[cfg(target_os = "linux")]
 mod helpers;
 #[cfg(target_os = "linux")]
+mod objects;
+#[cfg(target_os = "linux")]
 mod sys;
 #[cfg(target_os = "linux")]
 mod tries;

@@ -172,7 +172,7 @@ fn secrets_are_out_of_reach(lab: &Lab) {
 }
 
 /// What can be seen of a file's state from outside.
-fn state(path: &Path) -> (u32, u32, u32, u64, i64, i64) {
+pub(crate) fn state(path: &Path) -> (u32, u32, u32, u64, i64, i64) {
     let metadata = fs::metadata(path).unwrap();
     let owner = (metadata.mode(), metadata.uid(), metadata.gid());
     (

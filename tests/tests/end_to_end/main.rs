@@ -21,6 +21,7 @@
 mod api;
 mod basics;
 mod collect;
+mod escapes;
 mod exits;
 mod files;
 mod input;
@@ -36,12 +37,13 @@ use ringfence_tests::{Availability, Bench, Isolation, Lab, Scenario, process};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-const MODULES: [(&str, &[Scenario]); 11] = [
+const MODULES: [(&str, &[Scenario]); 13] = [
     ("basics", basics::SCENARIOS),
     ("exits", exits::SCENARIOS),
     ("streams", streams::SCENARIOS),
     ("limits", limits::SCENARIOS),
     ("refusals", refusals::SCENARIOS),
+    ("escapes", escapes::SCENARIOS),
     ("files", files::SCENARIOS),
     ("collect", collect::SCENARIOS),
     ("programs", programs::SCENARIOS),

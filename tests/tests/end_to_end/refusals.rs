@@ -355,10 +355,10 @@ fn listeners_outside_are_out_of_reach(lab: &Lab) {
 }
 
 /// A process of the caller's, outside.
-struct Victim(Child);
+pub(crate) struct Victim(pub(crate) Child);
 
 impl Victim {
-    fn start(lab: &Lab) -> Self {
+    pub(crate) fn start(lab: &Lab) -> Self {
         let mut command = Command::new(lab.outside_probe());
         command.args(["do", "hang"]).stdout(Stdio::piped());
         if let Some(user) = lab.isolation.user() {
@@ -371,6 +371,12 @@ impl Victim {
             .unwrap();
         assert_eq!(line, "here\n");
         Self(child)
+    }
+
+    /// Waits for it to end, which it does not by itself. `false` when it does not.
+    pub(crate) fn ended(&self) -> bool {
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        process::wait_for_end(self.0.id().try_into().unwrap(), deadline)
     }
 }
 

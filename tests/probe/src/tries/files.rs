@@ -46,7 +46,15 @@ pub(super) const TRIES: Table = &[
     ("file-attributes", Attempt(file_attributes)),
     ("execute", Attempt(execute)),
     ("open-by-handle", Attempt(open_by_handle)),
-    ("make-device", Attempt(make_device)),
+    ("take-handle", Attempt(take_handle)),
+    (
+        "make-device",
+        Attempt(|place| make_device(place, libc::S_IFCHR, 1, 1)),
+    ),
+    (
+        "make-block-device",
+        Attempt(|place| make_device(place, libc::S_IFBLK, 8, 0)),
+    ),
 ];
 
 const XATTR: &std::ffi::CStr = c"user.ringfence";
@@ -240,9 +248,32 @@ fn open_by_handle(path: &str) -> io::Result<String> {
     .map(done)
 }
 
-/// The kernel's memory as a device file in the workspace.
-fn make_device(_: &str) -> io::Result<String> {
-    let device = (1_u32 << 8) | 1;
-    let mode = libc::S_IFCHR | 0o666;
-    call!(libc::SYS_mknodat, libc::AT_FDCWD, c"device", mode, device).map(done)
+fn take_handle(path: &str) -> io::Result<String> {
+    let mut handle = [0_u8; 136];
+    handle[..4].copy_from_slice(&128_u32.to_ne_bytes());
+    let mut mount = [0_u64];
+    let name = self::path(path)?;
+    call!(
+        libc::SYS_name_to_handle_at,
+        libc::AT_FDCWD,
+        name.as_c_str(),
+        &mut handle[..],
+        &mut mount[..],
+        0
+    )
+    .map(done)
+}
+
+/// A device file in a directory, such as the kernel's memory or the first disk.
+fn make_device(place: &str, kind: u32, major: u32, minor: u32) -> io::Result<String> {
+    let name = path(&format!("{place}device-{}", std::process::id()))?;
+    let device = (major << 8) | minor;
+    call!(
+        libc::SYS_mknodat,
+        libc::AT_FDCWD,
+        name.as_c_str(),
+        kind | 0o666,
+        device
+    )
+    .map(done)
 }

@@ -28,6 +28,14 @@ pub(super) const TRIES: Table = &[
         Attempt(|_| call!(libc::SYS_fsopen, c"tmpfs", 0).map(done)),
     ),
     (
+        "fsconfig",
+        Attempt(|_| call!(libc::SYS_fsconfig, -1, 0, c"x", c"x", 0).map(done)),
+    ),
+    (
+        "fsmount",
+        Attempt(|_| call!(libc::SYS_fsmount, -1, 0, 0).map(done)),
+    ),
+    (
         "fspick",
         Attempt(|_| call!(libc::SYS_fspick, libc::AT_FDCWD, c"/", 0).map(done)),
     ),
@@ -40,6 +48,14 @@ pub(super) const TRIES: Table = &[
     ("setns", Attempt(setns)),
     ("setns-by-pidfd", Attempt(setns_by_pidfd)),
     ("io-uring", Attempt(io_uring)),
+    (
+        "io-uring-enter",
+        Attempt(|_| call!(libc::SYS_io_uring_enter, -1, 0, 0, 0, NULL, 0).map(done)),
+    ),
+    (
+        "io-uring-register",
+        Attempt(|_| call!(libc::SYS_io_uring_register, -1, 0, NULL, 0).map(done)),
+    ),
     ("bpf", Attempt(bpf)),
     ("perf-event", Attempt(perf_event)),
     (
@@ -90,6 +106,10 @@ pub(super) const TRIES: Table = &[
         Attempt(|_| call!(libc::SYS_quotactl, 0x80_0001, NULL, 0, NULL).map(done)),
     ),
     (
+        "quotactl-by-descriptor",
+        Attempt(|_| call!(libc::SYS_quotactl_fd, 0, 0x80_0001, 0, NULL).map(done)),
+    ),
+    (
         "syslog",
         Attempt(|_| call!(libc::SYS_syslog, 10, NULL, 0).map(done)),
     ),
@@ -99,6 +119,7 @@ pub(super) const TRIES: Table = &[
         Attempt(|_| call!(libc::SYS_settimeofday, NULL, NULL).map(done)),
     ),
     ("adjust-clock", Attempt(adjust_clock)),
+    ("adjust-clock-by-number", Attempt(adjust_clock_by_number)),
     (
         "set-host-name",
         Attempt(|_| call!(libc::SYS_sethostname, c"x", 1).map(done)),
@@ -115,6 +136,21 @@ pub(super) const TRIES: Table = &[
     (
         "personality",
         Attempt(|_| call!(libc::SYS_personality, READ_IMPLIES_EXEC).map(done)),
+    ),
+    (
+        "personality-without-randomness",
+        Attempt(|_| call!(libc::SYS_personality, ADDR_NO_RANDOMIZE).map(done)),
+    ),
+    ("mount-of-groups", Attempt(mount_of_groups)),
+    (
+        "mounts-by-number",
+        Attempt(|_| call!(LISTMOUNT, NULL, NULL, 0, 0).map(done)),
+    ),
+    ("own-terminal", Attempt(own_terminal)),
+    ("push-own-input", Attempt(|_| on_own_terminal(TIOCSTI))),
+    (
+        "own-line-discipline",
+        Attempt(|_| on_own_terminal(TIOCSETD)),
     ),
     ("push-input", Attempt(|_| ioctl(TIOCSTI))),
     (
@@ -161,6 +197,8 @@ const TIOCSTI: u64 = 0x5412;
 const TIOCLINUX: u64 = 0x541C;
 const TIOCSETD: u64 = 0x5423;
 const READ_IMPLIES_EXEC: u32 = 0x040_0000;
+const ADDR_NO_RANDOMIZE: u32 = 0x004_0000;
+const LISTMOUNT: libc::c_long = 458;
 const CLONE_NEWTIME: i32 = 0x80;
 
 fn done(_: usize) -> String {
@@ -193,6 +231,11 @@ fn mount_remount(_: &str) -> io::Result<String> {
         NULL
     )
     .map(done)
+}
+
+/// The interface in which a group names the program to be run at its end.
+fn mount_of_groups(_: &str) -> io::Result<String> {
+    call!(libc::SYS_mount, c"none", c".", c"cgroup", 0, c"rdma").map(done)
 }
 
 fn open_tree(_: &str) -> io::Result<String> {
@@ -329,6 +372,49 @@ fn adjust_clock(_: &str) -> io::Result<String> {
     let mut change = [0_u64; 26];
     change[0] = 0x4000;
     call!(libc::SYS_adjtimex, &mut change[..]).map(done)
+}
+
+fn adjust_clock_by_number(_: &str) -> io::Result<String> {
+    let mut change = [0_u64; 26];
+    change[0] = 0x4000;
+    call!(
+        libc::SYS_clock_adjtime,
+        libc::CLOCK_REALTIME,
+        &mut change[..]
+    )
+    .map(done)
+}
+
+/// Both ends of a terminal of the sandbox's own.
+fn terminal() -> io::Result<(File, File)> {
+    let open = |path: &str| File::options().read(true).write(true).open(path);
+    let master = open("/dev/ptmx")?;
+    let mut number = [0_u64];
+    call!(
+        libc::SYS_ioctl,
+        master.as_raw_fd(),
+        libc::TIOCGPTN,
+        &mut number[..]
+    )?;
+    let mut unlocked = [0_u64];
+    call!(
+        libc::SYS_ioctl,
+        master.as_raw_fd(),
+        libc::TIOCSPTLCK,
+        &mut unlocked[..]
+    )?;
+    let slave = open(&format!("/dev/pts/{}", number[0]))?;
+    Ok((master, slave))
+}
+
+fn own_terminal(_: &str) -> io::Result<String> {
+    terminal().map(|_| "opened".into())
+}
+
+fn on_own_terminal(request: u64) -> io::Result<String> {
+    let (_master, slave) = terminal()?;
+    let mut word = [u64::from(b'x')];
+    call!(libc::SYS_ioctl, slave.as_raw_fd(), request, &mut word[..]).map(done)
 }
 
 /// On standard input: where that is no terminal, only a filter answers otherwise than `ENOTTY`.

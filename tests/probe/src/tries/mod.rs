@@ -1,6 +1,7 @@
 //! The tries by name, and how they are run and reported.
 
 mod files;
+mod ipc;
 mod kernel;
 mod network;
 mod processes;
@@ -25,8 +26,9 @@ pub(crate) enum Try {
 
 pub(crate) type Table = &'static [(&'static str, Try)];
 
-const TABLES: [Table; 5] = [
+const TABLES: [Table; 6] = [
     files::TRIES,
+    ipc::TRIES,
     kernel::TRIES,
     network::TRIES,
     processes::TRIES,
@@ -131,6 +133,10 @@ fn error_name(error: &io::Error) -> String {
         (libc::EFBIG, "EFBIG"),
         (libc::ENOSPC, "ENOSPC"),
         (libc::EROFS, "EROFS"),
+        (libc::ENOTSOCK, "ENOTSOCK"),
+        (libc::ENOMSG, "ENOMSG"),
+        (libc::EIDRM, "EIDRM"),
+        (libc::ETXTBSY, "ETXTBSY"),
         (libc::ENOSYS, "ENOSYS"),
         (libc::ELOOP, "ELOOP"),
         (libc::ENOPROTOOPT, "ENOPROTOOPT"),

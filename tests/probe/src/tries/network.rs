@@ -65,6 +65,25 @@ pub(super) const TRIES: Table = &[
         Attempt(|_| socket(libc::AF_NETLINK, libc::SOCK_RAW, 0)),
     ),
     (
+        "netfilter-socket",
+        Attempt(|_| socket(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_NETFILTER)),
+    ),
+    (
+        "netlink-socket-flags",
+        Attempt(|_| {
+            let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+            socket(libc::AF_NETLINK, kind, libc::NETLINK_ROUTE)
+        }),
+    ),
+    ("tcp-pair", Attempt(|_| pair(libc::AF_INET))),
+    ("netlink-pair", Attempt(|_| pair(libc::AF_NETLINK))),
+    ("tipc-pair", Attempt(|_| pair(libc::AF_TIPC))),
+    ("receive-descriptor", Attempt(receive_descriptor)),
+    (
+        "unix-connect-through-link",
+        Attempt(unix_connect_through_link),
+    ),
+    (
         "packet-socket",
         Attempt(|_| socket(libc::AF_PACKET, libc::SOCK_RAW, ETH_P_ALL)),
     ),
@@ -123,6 +142,44 @@ const AF_QIPCRTR: c_int = 42;
 
 fn socket(family: c_int, kind: c_int, protocol: c_int) -> io::Result<String> {
     call!(libc::SYS_socket, family, kind, protocol).map(|_| "created".into())
+}
+
+fn pair(family: c_int) -> io::Result<String> {
+    let mut both = [0_u64];
+    call!(
+        libc::SYS_socketpair,
+        family,
+        libc::SOCK_STREAM,
+        0,
+        &mut both[..]
+    )
+    .map(|_| "created".into())
+}
+
+/// Takes a descriptor that somebody sent over standard input, should that be a socket.
+fn receive_descriptor(_: &str) -> io::Result<String> {
+    let mut data = [0_u8; 1];
+    let mut control = [0_u64; 8];
+    let mut vector = [data.as_mut_ptr().expose_provenance() as u64, 1];
+    // `struct msghdr`: name and its length, vector and its length, control and its length, flags.
+    let mut message = [
+        0,
+        0,
+        vector.as_mut_ptr().expose_provenance() as u64,
+        1,
+        control.as_mut_ptr().expose_provenance() as u64,
+        64,
+        0,
+    ];
+    let received = call!(libc::SYS_recvmsg, 0, &mut message[..], libc::MSG_DONTWAIT)?;
+    Ok(format!("{received} bytes, control {control:?}"))
+}
+
+/// The workspace is writable, so a link in it may name any socket.
+fn unix_connect_through_link(path: &str) -> io::Result<String> {
+    let link = format!("socket-{}", std::process::id());
+    std::os::unix::fs::symlink(path, &link)?;
+    UnixStream::connect(link).map(|_| "connected".into())
 }
 
 /// A filter that compares the kind without masking its flags lets this through.

@@ -5,13 +5,22 @@ use super::Try::Attempt;
 use crate::sys::{self, NULL, call};
 use libc::c_int;
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
+use std::os::fd::AsRawFd as _;
 
 pub(super) const TRIES: Table = &[
     ("kill", Attempt(kill)),
     ("kill-group", Attempt(kill_group)),
     ("queue-signal", Attempt(queue_signal)),
+    ("signal-thread", Attempt(signal_thread)),
+    ("queue-thread-signal", Attempt(queue_thread_signal)),
+    ("signal-by-pidfd", Attempt(signal_by_pidfd)),
+    ("signal-by-descriptor", Attempt(signal_by_descriptor)),
     ("open-pidfd", Attempt(open_pidfd)),
+    ("steal-descriptor-of", Attempt(steal_descriptor_of)),
+    ("robust-list-of", Attempt(robust_list_of)),
+    ("advise-memory-of", Attempt(advise_memory_of)),
+    ("release-memory-of", Attempt(release_memory_of)),
     ("steal-descriptor", Attempt(steal_descriptor)),
     (
         "ptrace-traceme",
@@ -52,6 +61,20 @@ pub(super) const TRIES: Table = &[
     ("init-environment", Attempt(|_| of_init("environ"))),
     ("init-memory", Attempt(|_| of_init("mem"))),
     ("init-root", Attempt(init_root)),
+    ("init-maps", Attempt(|_| of_init("maps"))),
+    ("init-program", Attempt(|_| of_init("exe"))),
+    ("init-namespace", Attempt(|_| of_init("ns/mnt"))),
+    ("init-descriptor", Attempt(|_| of_init("fd/0"))),
+    ("init-write-memory", Attempt(init_write_memory)),
+    (
+        "init-steal-descriptor",
+        Attempt(|_| steal_descriptor_of("1")),
+    ),
+    ("init-trace", Attempt(|_| ptrace(libc::PTRACE_SEIZE, 1))),
+    (
+        "init-read-memory",
+        Attempt(|_| memory(libc::SYS_process_vm_readv, 1)),
+    ),
 ];
 
 fn done(_: usize) -> String {
@@ -88,6 +111,77 @@ fn queue_signal(pid: &str) -> io::Result<String> {
         &mut info[..]
     )
     .map(done)
+}
+
+fn signal_thread(pid: &str) -> io::Result<String> {
+    let number = number(pid)?;
+    call!(libc::SYS_tgkill, number, number, libc::SIGCONT).map(done)
+}
+
+fn queue_thread_signal(pid: &str) -> io::Result<String> {
+    let mut info = [0_u64; 16];
+    info[0] = u64::from(libc::SIGCONT.cast_unsigned());
+    info[1] = u64::from((-1_i32).cast_unsigned());
+    let number = number(pid)?;
+    call!(
+        libc::SYS_rt_tgsigqueueinfo,
+        number,
+        number,
+        libc::SIGCONT,
+        &mut info[..]
+    )
+    .map(done)
+}
+
+fn signal_by_pidfd(pid: &str) -> io::Result<String> {
+    let pidfd = call!(libc::SYS_pidfd_open, number(pid)?, 0)?;
+    call!(libc::SYS_pidfd_send_signal, pidfd, libc::SIGCONT, NULL, 0).map(done)
+}
+
+/// Names a process as the one to be told of input on a pipe, then writes to the pipe. The kernel
+/// sends SIGIO, which ends who did not expect it, and tells nobody when it may not.
+fn signal_by_descriptor(pid: &str) -> io::Result<String> {
+    let (reader, mut writer) = io::pipe()?;
+    let fd = reader.as_raw_fd();
+    call!(libc::SYS_fcntl, fd, libc::F_SETOWN, number(pid)?)?;
+    call!(libc::SYS_fcntl, fd, libc::F_SETFL, libc::O_ASYNC)?;
+    writer.write_all(b"x")?;
+    Ok("asked for".into())
+}
+
+fn steal_descriptor_of(pid: &str) -> io::Result<String> {
+    let pidfd = call!(libc::SYS_pidfd_open, number(pid)?, 0)?;
+    call!(libc::SYS_pidfd_getfd, pidfd, 1, 0).map(done)
+}
+
+/// An address in another process.
+fn robust_list_of(pid: &str) -> io::Result<String> {
+    let (mut head, mut len) = ([0_u64], [0_u64]);
+    call!(
+        libc::SYS_get_robust_list,
+        number(pid)?,
+        &mut head[..],
+        &mut len[..]
+    )
+    .map(done)
+}
+
+fn advise_memory_of(pid: &str) -> io::Result<String> {
+    let pidfd = call!(libc::SYS_pidfd_open, number(pid)?, 0).unwrap_or(usize::MAX);
+    call!(
+        libc::SYS_process_madvise,
+        pidfd,
+        NULL,
+        0,
+        libc::MADV_COLD,
+        0
+    )
+    .map(done)
+}
+
+fn release_memory_of(pid: &str) -> io::Result<String> {
+    let pidfd = call!(libc::SYS_pidfd_open, number(pid)?, 0)?;
+    call!(libc::SYS_process_mrelease, pidfd, 0).map(done)
 }
 
 fn open_pidfd(pid: &str) -> io::Result<String> {
@@ -212,6 +306,11 @@ fn of_init(name: &str) -> io::Result<String> {
         return Err(io::Error::from_raw_os_error(libc::ESRCH));
     }
     fs::File::open(format!("/proc/1/{name}")).map(|_| "opened".into())
+}
+
+fn init_write_memory(_: &str) -> io::Result<String> {
+    let memory = fs::File::options().write(true).open("/proc/1/mem");
+    memory.map(|_| "opened".into())
 }
 
 /// The root directory of process 1 leads out of this one's.

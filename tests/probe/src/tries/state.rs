@@ -14,6 +14,8 @@ pub(super) const TRIES: Table = &[
     ("descriptors", State(descriptors)),
     ("session", State(session)),
     ("core-dumps", State(core_dumps)),
+    ("streams-are-no-terminal", State(streams_are_no_terminal)),
+    ("program-in-memory", State(program_in_memory)),
     ("not-uid", State(not_uid)),
     ("groups", State(groups)),
     (
@@ -138,6 +140,34 @@ fn core_dumps(_: &str) -> Result<String, String> {
         Ok("none".into())
     } else {
         Err(format!("{limit:?}"))
+    }
+}
+
+/// None of the three streams is the caller's terminal.
+fn streams_are_no_terminal(_: &str) -> Result<String, String> {
+    let terminal = (0..3).find(|stream| {
+        let mut attributes = [0_u64; 16];
+        call!(libc::SYS_ioctl, *stream, libc::TCGETS, &mut attributes[..]).is_ok()
+    });
+    match terminal {
+        Some(stream) => Err(format!("stream {stream} is")),
+        None => Ok("none".into()),
+    }
+}
+
+/// This program, executed from memory that has no path, is refused another try all the same.
+fn program_in_memory(other: &str) -> Result<String, String> {
+    let run = || {
+        let memory = call!(libc::SYS_memfd_create, c"program", 0)?;
+        let path = format!("/proc/self/fd/{memory}");
+        std::fs::copy("/proc/self/exe", &path)?;
+        std::process::Command::new(&path).arg(other).output()
+    };
+    let output = run().map_err(|error| format!("it does not run: {error}"))?;
+    let answer = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    match output.status.code() {
+        Some(0) if answer.contains(" refused ") => Ok("refused".into()),
+        _ => Err(answer),
     }
 }
 
