@@ -36,12 +36,19 @@ mod cgroup;
 mod clone;
 mod collect;
 mod confine;
+#[cfg(any(test, feature = "fuzzing"))]
+mod decisions;
 mod dumpable;
 mod error;
 mod grants;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod host_directory;
 mod identity;
 mod init;
+#[cfg(any(test, feature = "fuzzing"))]
+mod misbehave;
 mod namespaces;
 mod path;
 mod plan;

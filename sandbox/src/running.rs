@@ -267,7 +267,7 @@ pub struct Finished {
     keeper: Option<Child>,
 }
 
-fn report(summary: Summary, limits: &Limits, layers: Vec<LayerState>) -> Report {
+pub(crate) fn report(summary: Summary, limits: &Limits, layers: Vec<LayerState>) -> Report {
     let (ended, violation) = ended(summary, limits);
     Report {
         ended,

@@ -12,6 +12,7 @@ use crate::resolve::Host;
 use std::fs;
 use std::io::Read as _;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 /// What is behind a path.
@@ -27,6 +28,8 @@ pub(crate) enum Behind {
 
 /// Bytes of a script that are read to recognise it.
 const LOOK: u64 = 4096;
+/// Bytes of a file with versions that are read.
+const MOST: u64 = 64 << 10;
 
 /// Looks behind a path that can be executed.
 pub(crate) fn behind(path: &Path, host: &Host) -> Behind {
@@ -58,17 +61,30 @@ pub(crate) fn behind(path: &Path, host: &Host) -> Behind {
 
 /// The beginning of a script; nothing of a binary.
 fn head(path: &Path) -> String {
-    let mut bytes = Vec::new();
-    let read = fs::File::open(path).and_then(|file| file.take(LOOK).read_to_end(&mut bytes));
-    match read {
-        Ok(_) if bytes.starts_with(b"#!") => String::from_utf8_lossy(&bytes).into_owned(),
-        _ => String::new(),
-    }
+    beginning(path, LOOK)
+        .filter(|bytes| bytes.starts_with(b"#!"))
+        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+        .unwrap_or_default()
 }
 
-/// The first line of a file that says something.
+/// The first bytes of a regular file. Of anything else nothing is read and nothing waited for: a
+/// version file in the working directory may be a stranger's.
+fn beginning(path: &Path, most: u64) -> Option<Vec<u8>> {
+    let regular = |metadata: fs::Metadata| metadata.is_file().then_some(());
+    regular(fs::metadata(path).ok()?)?;
+    let mut options = fs::File::options();
+    let options = options.read(true).custom_flags(libc::O_NONBLOCK);
+    let file = options.open(path).ok()?;
+    regular(file.metadata().ok()?)?;
+    let mut bytes = Vec::new();
+    file.take(most).read_to_end(&mut bytes).ok()?;
+    Some(bytes)
+}
+
+/// The lines of a file that say something.
 fn lines(path: &Path) -> Vec<String> {
-    let text = fs::read_to_string(path).unwrap_or_default();
+    let bytes = beginning(path, MOST).unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
     let lines = text
         .lines()
         .map(|line| line.split('#').next().unwrap_or_default().trim());
@@ -215,3 +231,7 @@ fn newest_install(installs: &Path, program: &Path) -> Option<PathBuf> {
         })
     })
 }
+
+#[cfg(any(test, feature = "fuzzing"))]
+#[path = "shim_misbehave.rs"]
+pub(crate) mod misbehave;

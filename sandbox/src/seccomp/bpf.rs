@@ -106,15 +106,18 @@ fn ranges(table: &Table) -> Vec<(u32, Verdict)> {
         Some((at, last)) if *at == start => *last = verdict.clone(),
         _ => ranges.push((start, verdict.clone())),
     };
-    let mut next = 0;
+    // The number after the last one; there is none after the highest.
+    let mut next = Some(0);
     for (number, verdict) in &table.calls {
-        if *number > next {
+        if let Some(next) = next.filter(|next| next < number) {
             push(next, &missing);
         }
         push(*number, verdict);
-        next = number.saturating_add(1);
+        next = number.checked_add(1);
     }
-    push(next, &missing);
+    if let Some(next) = next {
+        push(next, &missing);
+    }
     ranges
 }
 

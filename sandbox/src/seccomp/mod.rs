@@ -12,6 +12,12 @@
 pub(crate) mod allow;
 pub(crate) mod bpf;
 pub(crate) mod deny;
+#[cfg(any(test, feature = "fuzzing"))]
+mod kernel;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod misbehave;
+#[cfg(any(test, feature = "fuzzing"))]
+mod reference;
 
 use crate::sys::{self, Errno, Sys};
 use bpf::{Answer, Instruction, Table, Verdict};
