@@ -3,7 +3,8 @@
 //! Each target is a plain function over bytes. `fuzz_targets/` hands them to libFuzzer, which needs
 //! an unstable compiler; `tests/replay.rs` runs the same functions over the committed corpus and a
 //! bounded number of mutations of it, which needs nothing and is part of every test run. Targets of
-//! the virtual machine monitor are functions of its own, which its property tests call too.
+//! the virtual machine monitor and of the sandbox are functions of their own, which their property
+//! tests call too. The sandbox's are there on Linux alone.
 //!
 //! A target must return for any input: a panic, an overflow or an allocation out of proportion to
 //! the input is the finding.
@@ -13,6 +14,8 @@ use ringfence_protocol::{
     ControlReply, ControlRequest, FromAgent, Hello, ToAgent,
     frame::{self, FrameError, HEADER, MAX_FRAME},
 };
+#[cfg(target_os = "linux")]
+use ringfence_sandbox::fuzzing as sandbox;
 use serde::{Serialize, de::DeserializeOwned};
 use std::fmt::Debug;
 
@@ -71,6 +74,18 @@ pub const TARGETS: &[Target] = &[
     Target::guest("hvf_exits", fuzzing::hvf_exits, 1000),
     Target::guest("kernel_image", fuzzing::kernel_image, 5000),
     Target::guest("device_tree", fuzzing::device_tree, 1000),
+    #[cfg(target_os = "linux")]
+    Target {
+        // The filters are compiled on first use.
+        memory: 8 << 20,
+        ..Target::guest("sandbox_policy", sandbox::policy, 5000)
+    },
+    #[cfg(target_os = "linux")]
+    Target::guest("sandbox_paths", sandbox::paths, 20_000),
+    #[cfg(target_os = "linux")]
+    Target::guest("sandbox_versions", sandbox::versions, 1000),
+    #[cfg(target_os = "linux")]
+    Target::guest("sandbox_records", sandbox::records, 20_000),
 ];
 
 /// Reads the input as the peer of a connection would: frame after frame, each as every type of
