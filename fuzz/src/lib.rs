@@ -75,15 +75,19 @@ pub const TARGETS: &[Target] = &[
     Target::guest("kernel_image", fuzzing::kernel_image, 5000),
     Target::guest("device_tree", fuzzing::device_tree, 1000),
     #[cfg(target_os = "linux")]
-    Target {
-        // The filters are compiled on first use.
-        memory: 8 << 20,
-        ..Target::guest("sandbox_policy", sandbox::policy, 5000)
-    },
+    Target::guest("sandbox_policy", sandbox::policy, 5000),
+    #[cfg(target_os = "linux")]
+    Target::guest("sandbox_tables", sandbox::tables, 1000),
     #[cfg(target_os = "linux")]
     Target::guest("sandbox_paths", sandbox::paths, 20_000),
     #[cfg(target_os = "linux")]
     Target::guest("sandbox_versions", sandbox::versions, 1000),
+    #[cfg(target_os = "linux")]
+    Target {
+        // A few bytes make fifty arguments of the greatest length, which are passed as they are.
+        memory: 32 << 20,
+        ..Target::guest("sandbox_configuration", sandbox::configuration, 1000)
+    },
     #[cfg(target_os = "linux")]
     Target::guest("sandbox_records", sandbox::records, 20_000),
 ];

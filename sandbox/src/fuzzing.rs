@@ -2,7 +2,7 @@
 //!
 //! A panic is the finding. The property tests of the modules call the same code.
 
-use crate::{misbehave, seccomp, shim};
+use crate::{misbehave, prepare, seccomp, shim};
 
 pub fn policy(bytes: &[u8]) {
     seccomp::misbehave::calls(bytes);
@@ -18,6 +18,10 @@ pub fn paths(bytes: &[u8]) {
 
 pub fn versions(bytes: &[u8]) {
     shim::misbehave::versions(bytes);
+}
+
+pub fn configuration(bytes: &[u8]) {
+    prepare::misbehave::configuration(bytes);
 }
 
 pub fn records(bytes: &[u8]) {

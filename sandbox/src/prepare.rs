@@ -534,6 +534,9 @@ fn processors() -> u64 {
     *COUNT.get_or_init(count)
 }
 
+#[cfg(any(test, feature = "fuzzing"))]
+#[path = "prepare_misbehave.rs"]
+pub(crate) mod misbehave;
 #[cfg(test)]
 #[path = "prepare_tests.rs"]
 mod tests;

@@ -10,7 +10,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 /// What the host's environment says about programs; a parameter, so that tests need not change it.
 #[derive(Debug, Clone, Default)]
@@ -242,11 +242,13 @@ fn real_file(path: &Path, host: &Host) -> Option<PathBuf> {
 
 /// What is to be shown for a program, and how it is executed.
 fn exposed(path: &Path, host: &Host) -> Resolved {
+    let path = &without_parents(path);
     let canonical = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
     let mut prefixes = Vec::new();
-    prefixes.extend(virtual_environment(path));
+    let home = host.home();
+    prefixes.extend(virtual_environment(path).filter(|root| !holds_a_home(root, home.as_deref())));
     if !is_system(&canonical) {
-        prefixes.push(prefix_of(&canonical, host.home().as_deref()));
+        prefixes.push(prefix_of(&canonical, home.as_deref()));
     }
     // A name that lies within what is shown keeps its meaning: a virtual environment's python finds
     // its configuration beside itself. Any other link is followed here.
@@ -267,6 +269,20 @@ fn exposed(path: &Path, host: &Host) -> Resolved {
         path: executed,
         prefixes,
         search,
+    }
+}
+
+/// The same file by a path without "..", of which neither a bind nor a comparison makes sense. Its
+/// own name stays: it may be a link that means something.
+fn without_parents(path: &Path) -> PathBuf {
+    let parent = path
+        .components()
+        .any(|part| part == Component::ParentDir)
+        .then(|| path.parent()?.canonicalize().ok())
+        .flatten();
+    match (parent, path.file_name()) {
+        (Some(parent), Some(name)) => parent.join(name),
+        _ => path.to_path_buf(),
     }
 }
 
@@ -296,16 +312,22 @@ pub(crate) fn prefix_of(file: &Path, home: Option<&Path>) -> PathBuf {
 /// hidden directory right below one, such as `.local` or `.cargo`.
 fn too_wide(directory: &Path, home: Option<&Path>) -> bool {
     let depth = directory.components().count();
-    let homes = home.into_iter().chain([Path::new("/root")]);
+    let mut homes = home.into_iter().chain([Path::new("/root")]);
     let hidden = |path: &Path| {
         path.file_name()
             .is_some_and(|name| name.as_bytes().starts_with(b"."))
     };
     depth <= 2
-        || homes.into_iter().any(|home| {
-            home.starts_with(directory) || (directory.parent() == Some(home) && hidden(directory))
-        })
-        || (directory.starts_with("/home") && (depth <= 3 || (depth == 4 && hidden(directory))))
+        || holds_a_home(directory, home)
+        || homes.any(|home| directory.parent() == Some(home) && hidden(directory))
+        || (directory.starts_with("/home") && depth == 4 && hidden(directory))
+}
+
+/// Whether a directory is a home, or above one.
+fn holds_a_home(directory: &Path, home: Option<&Path>) -> bool {
+    let mut homes = home.into_iter().chain([Path::new("/root")]);
+    homes.any(|home| home.starts_with(directory))
+        || (directory.starts_with("/home") && directory.components().count() <= 3)
 }
 
 /// `PATH` inside: the program's own directory, then the host's as far as it is visible.

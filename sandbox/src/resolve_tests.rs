@@ -220,3 +220,28 @@ fn what_the_sandbox_s_user_cannot_reach_is_passed_over() {
     });
     assert_eq!(found.unwrap().path, Path::new("/usr/bin/sh"));
 }
+
+/// Found by the fuzz target `sandbox_configuration`: both became a prefix with ".." in it.
+#[test]
+fn parent_directories_in_a_path_are_followed_first() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().canonicalize().unwrap();
+    for file in ["home/pyvenv.cfg", "home/venv/pyvenv.cfg"] {
+        executable(&root.join(file), "");
+    }
+    for file in ["home/bin/tool", "home/venv/bin/tool"] {
+        executable(&root.join(file), "");
+    }
+    let home = root.join("home");
+    let host = host(&home, &[Path::new("/usr/bin")]);
+    let found = |path: &str| find(home.join(path).to_str().unwrap(), &host).unwrap();
+    let venv = found("venv/bin/../bin/tool");
+    assert_eq!(venv.path, home.join("venv/bin/tool"));
+    assert_eq!(venv.prefixes, [home.join("venv")]);
+    // A home is never shown, whatever lies in it.
+    for path in ["bin/tool", "venv/../bin/tool"] {
+        let tool = found(path);
+        assert_eq!(tool.path, home.join("bin/tool"));
+        assert_eq!(tool.prefixes, [home.join("bin/tool")]);
+    }
+}
