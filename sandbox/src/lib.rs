@@ -53,6 +53,7 @@ mod namespaces;
 mod path;
 mod plan;
 mod prepare;
+mod prewarm;
 mod probe;
 mod resolve;
 mod rlimits;
@@ -69,6 +70,7 @@ mod wire;
 pub use collect::{CollectError, Collection, Found, Patterns};
 pub use error::{SpawnError, WaitError};
 pub use path::{PathError, WorkspacePath};
+pub use prewarm::{Interpreter, Pool, PoolError};
 pub use probe::probe;
 pub use ringfence_protocol::{
     Ended, Layer, LayerState, LayerStatus, Limits, Network, Report, Uncollected, Violation,

@@ -219,6 +219,8 @@ pub(crate) struct Plan {
     pub(crate) execution: Execution,
     /// Nanoseconds.
     pub(crate) wall: Option<u64>,
+    /// The time limits count from [`Command::Begin`](crate::wire::Command::Begin) only.
+    pub(crate) waits: bool,
     /// Nanoseconds.
     pub(crate) cpu: Option<u64>,
     /// Processors that can run at once.

@@ -42,8 +42,17 @@ pub(crate) fn spent(limits: &Limits, bounded: Bounded) -> Option<Cause> {
     }
 }
 
-/// The limits to be set in the program's process.
-pub(crate) fn rlimits(limits: &Limits, bounded: Bounded, identity: &Identity) -> Vec<Rlimit> {
+/// Seconds of CPU time that a program which waits for what it is to do may have used before.
+const START: u64 = 1;
+
+/// The limits to be set in the program's process. One that `waits` has used CPU time before its
+/// limit begins to count; the supervisor counts exactly.
+pub(crate) fn rlimits(
+    limits: &Limits,
+    bounded: Bounded,
+    identity: &Identity,
+    waits: bool,
+) -> Vec<Rlimit> {
     let mut set = Vec::new();
     let mut add = |resource, soft: Option<u64>, hard: Option<u64>| {
         if let (Some(soft), Some(hard)) = (soft, hard) {
@@ -65,6 +74,7 @@ pub(crate) fn rlimits(limits: &Limits, bounded: Bounded, identity: &Identity) ->
     let seconds = limits.cpu.map(|time| {
         time.as_secs()
             .saturating_add(u64::from(time.subsec_nanos() > 0))
+            .saturating_add(if waits { START } else { 0 })
     });
     // A second later the kernel kills what ignores SIGXCPU.
     add(
@@ -141,7 +151,7 @@ mod tests {
     const OWN: Identity = Identity::Own { base: 1, span: 1 };
 
     fn soft(limits: &Limits, resource: u32) -> Option<u64> {
-        let set = rlimits(limits, NOTHING, &OWN);
+        let set = rlimits(limits, NOTHING, &OWN, false);
         set.iter()
             .find(|limit| limit.resource == resource)
             .map(|limit| limit.soft)
@@ -174,7 +184,7 @@ mod tests {
             output: Some(u64::MAX),
         };
         assert_eq!(spent(&most, NOTHING), None);
-        for limit in rlimits(&most, NOTHING, &Identity::Same { uid: 0, gid: 0 }) {
+        for limit in rlimits(&most, NOTHING, &Identity::Same { uid: 0, gid: 0 }, false) {
             assert!(limit.soft <= limit.hard);
         }
     }
@@ -186,6 +196,12 @@ mod tests {
             ..Limits::default()
         };
         assert_eq!(soft(&limits, libc::RLIMIT_CPU), Some(2));
+        let waits = rlimits(&limits, NOTHING, &OWN, true);
+        assert!(
+            waits
+                .iter()
+                .any(|limit| limit.resource == libc::RLIMIT_CPU && limit.soft == 3)
+        );
         assert_eq!(soft(&limits, libc::RLIMIT_CORE), Some(0));
         assert_eq!(soft(&limits, libc::RLIMIT_FSIZE), None);
     }

@@ -50,6 +50,22 @@ impl Running {
         }
     }
 
+    /// Tells the supervisor that what was used so far is not the program's: it waits.
+    pub(crate) fn idle(&self) -> io::Result<()> {
+        self.killer().send(Command::Idle)
+    }
+
+    /// The program's time begins now.
+    pub(crate) fn begin(&self) -> io::Result<()> {
+        let now = crate::sys::clock(libc::CLOCK_MONOTONIC)?;
+        self.killer().send(Command::Begin(now))
+    }
+
+    /// The descriptor that becomes readable when the execution has ended.
+    pub(crate) fn lifeline(&self) -> std::os::fd::RawFd {
+        self.child.control.as_raw_fd()
+    }
+
     /// Waits for the end. When it returns, everything is dead and cleaned up. The streams that are
     /// still in here are closed first, so whoever wants the output takes them out and reads them
     /// before or meanwhile.

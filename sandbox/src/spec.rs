@@ -33,6 +33,8 @@ pub struct Spec {
     pub collect: bool,
     /// Whether namespaces are tried.
     pub namespaces: Namespaces,
+    /// The program waits for what it is to do: its time counts from `Running::begin` on.
+    pub(crate) waits: bool,
 }
 
 impl Spec {
@@ -50,6 +52,7 @@ impl Spec {
             stdin: Stdin::Null,
             collect: false,
             namespaces: Namespaces::Auto,
+            waits: false,
         }
     }
 }

@@ -181,6 +181,10 @@ pub(crate) enum Event {
 pub(crate) enum Command {
     Kill(Cause),
     Signal(i32),
+    /// What was used so far is not the program's: it only waits from now on.
+    Idle,
+    /// What the program is for begins, at this time of the monotonic clock.
+    Begin(u64),
 }
 
 /// Bytes of a record.
@@ -293,6 +297,8 @@ impl Command {
         match self {
             Self::Kill(cause) => Writer::new(1).u32(cause.number()).record,
             Self::Signal(signal) => Writer::new(2).i32(signal).record,
+            Self::Idle => Writer::new(3).record,
+            Self::Begin(time) => Writer::new(4).u64(time).record,
         }
     }
 
@@ -301,6 +307,8 @@ impl Command {
         match reader.u32()? {
             1 => Cause::from_number(reader.u32()?).map(Self::Kill),
             2 => reader.i32().map(Self::Signal),
+            3 => Some(Self::Idle),
+            4 => reader.u64().map(Self::Begin),
             _ => None,
         }
     }
@@ -335,8 +343,13 @@ mod tests {
             let command = Command::Kill(cause);
             assert_eq!(Command::from_record(&command.to_record()), Some(command));
         }
-        let command = Command::Signal(-3);
-        assert_eq!(Command::from_record(&command.to_record()), Some(command));
+        for command in [
+            Command::Signal(-3),
+            Command::Idle,
+            Command::Begin(u64::MAX - 1),
+        ] {
+            assert_eq!(Command::from_record(&command.to_record()), Some(command));
+        }
     }
 
     #[test]

@@ -25,10 +25,12 @@ const CPU_GRAIN: u64 = 2_000_000;
 /// Runs the program to its end.
 pub(super) fn run(plan: &Plan, ready: &Ready) -> ! {
     let control = plan.fds.control;
-    let begin = now();
     let mut state = State {
         leader: -1,
         status: None,
+        begin: now(),
+        begun: !plan.waits,
+        used_before: 0,
     };
     let cause = if let Some(cause) = plan.spent {
         let _ = send(control, &Event::Started.to_record(), None);
@@ -38,7 +40,7 @@ pub(super) fn run(plan: &Plan, ready: &Ready) -> ! {
             Ok((leader, signals)) => {
                 state.leader = leader;
                 let _ = send(control, &Event::Started.to_record(), None);
-                watch(plan, &mut state, signals, begin)
+                watch(plan, &mut state, signals)
             }
             Err(failure) => {
                 end_all(plan, &mut state);
@@ -54,7 +56,7 @@ pub(super) fn run(plan: &Plan, ready: &Ready) -> ! {
         plan.on_host.remove();
         sys::exit(0)
     };
-    let summary = summary(plan, &state, cause, begin);
+    let summary = summary(plan, &state, cause);
     report(plan, ready, summary)
 }
 
@@ -86,9 +88,39 @@ fn report(plan: &Plan, ready: &Ready, summary: Summary) -> ! {
 struct State {
     leader: i32,
     status: Option<i32>,
+    /// From when on time counts.
+    begin: u64,
+    /// The time limits are in force.
+    begun: bool,
+    /// Nanoseconds of CPU time that do not count.
+    used_before: u64,
 }
 
 impl State {
+    /// The moment at which the program's time is over.
+    fn deadline(&self, plan: &Plan) -> Option<u64> {
+        let wall = plan.wall.filter(|_| self.begun)?;
+        Some(self.begin.saturating_add(wall))
+    }
+
+    /// CPU time so far, as far as it counts.
+    fn used(&self, plan: &Plan) -> u64 {
+        cpu_time(plan, self).saturating_sub(self.used_before)
+    }
+
+    /// Takes a command about when time begins to count. Each has its effect once.
+    fn time(&mut self, plan: &Plan, command: Command) {
+        match command {
+            Command::Idle if !self.begun => self.used_before = cpu_time(plan, self),
+            Command::Begin(time) if !self.begun => {
+                self.begun = true;
+                // The caller's clock is this one; a time to come would be no limit.
+                self.begin = time.min(now()).max(self.begin);
+            }
+            _ => {}
+        }
+    }
+
     fn reaped(&mut self, pid: i32, status: i32) {
         if pid == self.leader {
             self.status = Some(status);
@@ -186,9 +218,8 @@ const fn interest(fd: RawFd) -> libc::pollfd {
 }
 
 /// Waits for the end or a reason for it. `None`: the caller is gone.
-fn watch(plan: &Plan, state: &mut State, signals: RawFd, begin: u64) -> Option<Cause> {
+fn watch(plan: &Plan, state: &mut State, signals: RawFd) -> Option<Cause> {
     let control = plan.fds.control;
-    let deadline = plan.wall.map(|wall| begin.saturating_add(wall));
     let mut fds = [
         interest(control),
         interest(plan.fds.caller),
@@ -196,12 +227,13 @@ fn watch(plan: &Plan, state: &mut State, signals: RawFd, begin: u64) -> Option<C
     ];
     loop {
         let time = now();
+        let deadline = state.deadline(plan);
         let mut wake = deadline;
         if deadline.is_some_and(|deadline| time >= deadline) {
             return Some(Cause::TimedOut);
         }
-        if let Some(limit) = plan.cpu {
-            let left = limit.saturating_sub(cpu_time(plan, state));
+        if let Some(limit) = plan.cpu.filter(|_| state.begun) {
+            let left = limit.saturating_sub(state.used(plan));
             if left == 0 {
                 return Some(Cause::CpuExceeded);
             }
@@ -235,11 +267,14 @@ fn watch(plan: &Plan, state: &mut State, signals: RawFd, begin: u64) -> Option<C
                 Received::Command(Command::Signal(signal)) if state.status.is_none() => {
                     let _ = sys::kill(state.leader, signal);
                 }
-                Received::Command(_) | Received::Nothing => {}
+                Received::Command(command) => state.time(plan, command),
+                Received::Nothing => {}
             }
         }
         if state.status.is_some() {
-            let late = deadline.is_some_and(|deadline| now() >= deadline);
+            let late = state
+                .deadline(plan)
+                .is_some_and(|deadline| now() >= deadline);
             return Some(if late { Cause::TimedOut } else { Cause::Leader });
         }
     }
@@ -320,8 +355,8 @@ fn cgroup_value(group: RawFd, file: &CStr, key: &[u8]) -> Option<u64> {
     })
 }
 
-fn summary(plan: &Plan, state: &State, cause: Cause, begin: u64) -> Summary {
-    let wall_nanos = now().saturating_sub(begin);
+fn summary(plan: &Plan, state: &State, cause: Cause) -> Summary {
+    let wall_nanos = now().saturating_sub(state.begin);
     let (mut peak_bytes, mut cpu_nanos) = sys::usage(libc::RUSAGE_CHILDREN).unwrap_or((0, 0));
     let mut oom_kills = 0;
     if let Some(group) = &plan.on_host.cgroup {
@@ -334,7 +369,7 @@ fn summary(plan: &Plan, state: &State, cause: Cause, begin: u64) -> Summary {
         cause,
         status: state.status.unwrap_or(0),
         wall_nanos,
-        cpu_nanos,
+        cpu_nanos: cpu_nanos.saturating_sub(state.used_before),
         peak_bytes,
         oom_kills,
     }
