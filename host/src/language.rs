@@ -91,6 +91,24 @@ impl FromStr for Language {
     }
 }
 
+impl Sandbox {
+    /// A command that runs Python code. With [`prewarm`](crate::SandboxBuilder::prewarm) its
+    /// interpreter is running already.
+    pub fn python(&self, code: impl Into<Vec<u8>>) -> Command {
+        Language::Python.command(self, code)
+    }
+
+    /// A command that runs a shell script.
+    pub fn shell(&self, code: impl Into<Vec<u8>>) -> Command {
+        Language::Shell.command(self, code)
+    }
+
+    /// A command that runs JavaScript.
+    pub fn node(&self, code: impl Into<Vec<u8>>) -> Command {
+        Language::Node.command(self, code)
+    }
+}
+
 /// Runs Python code in the default sandbox.
 pub fn python(code: impl Into<Vec<u8>>) -> Command {
     Language::Python.command(&Sandbox::default(), code)

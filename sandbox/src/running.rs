@@ -57,7 +57,7 @@ impl Running {
 
     /// The program's time begins now.
     pub(crate) fn begin(&self) -> io::Result<()> {
-        let now = crate::sys::clock(libc::CLOCK_MONOTONIC)?;
+        let now = sys::clock(libc::CLOCK_MONOTONIC)?;
         self.killer().send(Command::Begin(now))
     }
 

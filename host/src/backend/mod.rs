@@ -15,7 +15,25 @@ use std::fmt::Debug;
 use std::io::{PipeReader, PipeWriter};
 use std::sync::Arc;
 
+#[cfg(target_os = "linux")]
+pub(crate) use process::Prewarmed;
 pub(crate) use vm::{Machines, engine_states, image_state};
+
+/// The interpreters that wait for code: none, where there is no process isolation.
+#[cfg(not(target_os = "linux"))]
+#[derive(Debug, Default)]
+pub(crate) struct Prewarmed;
+
+#[cfg(not(target_os = "linux"))]
+impl Prewarmed {
+    pub(crate) fn new(_config: &Config) -> Result<Self, Error> {
+        Ok(Self)
+    }
+
+    pub(crate) fn wait_until_full(&self) -> Result<(), Error> {
+        Ok(())
+    }
+}
 
 /// A started program.
 #[derive(Debug)]
@@ -62,7 +80,7 @@ impl Inner {
         match self.config.isolation.resolve() {
             Isolation::Vm => vm::start(self, request),
             #[cfg(target_os = "linux")]
-            _ => process::start(&self.config, request),
+            _ => process::start(&self.config, &self.prewarmed, request),
             #[cfg(not(target_os = "linux"))]
             _ => check(&self.config).and_then(|()| vm::start(self, request)),
         }

@@ -8,20 +8,64 @@ use crate::sandbox::Config;
 use crate::{Error, Isolation};
 use ringfence_protocol::{CHUNK, Ended, Layer, LayerState, Network, Report};
 use ringfence_sandbox::{
-    Access, Content, Finished, Grant, InputFile, Killer, Patterns, Running, SpawnError, Spec,
-    Stdin, WorkspacePath,
+    Access, Content, Finished, Grant, InputFile, Interpreter, Killer, Patterns, Pool, Running,
+    SpawnError, Spec, Stdin, WorkspacePath,
 };
+use std::ffi::OsString;
 use std::io::Read;
 use std::sync::{Arc, Mutex, PoisonError};
 
-pub(super) fn start(config: &Config, request: Request) -> Result<Session, Error> {
+/// The interpreters that wait for code, if the configuration asks for some.
+#[derive(Debug, Default)]
+pub(crate) struct Prewarmed(Option<Pool>);
+
+impl Prewarmed {
+    pub(crate) fn new(config: &Config) -> Result<Self, Error> {
+        if config.prewarm == 0 || config.isolation.resolve() != Isolation::Process {
+            return Ok(Self::default());
+        }
+        let template = spec(
+            config,
+            Request {
+                program: OsString::new(),
+                args: Vec::new(),
+                env: config.env.clone(),
+                files: Vec::new(),
+                stdin: false,
+                collecting: None,
+            },
+        )?;
+        let pool = Pool::new(Interpreter::PYTHON, template, config.prewarm);
+        pool.map(|pool| Self(Some(pool))).map_err(Error::system(
+            "cannot start a thread for the prewarmed pool",
+        ))
+    }
+
+    pub(crate) fn wait_until_full(&self) -> Result<(), Error> {
+        let Some(pool) = &self.0 else { return Ok(()) };
+        pool.wait_until_full().map_err(|error| Error::Sandbox {
+            message: chain(&error),
+        })
+    }
+}
+
+pub(super) fn start(
+    config: &Config,
+    prewarmed: &Prewarmed,
+    request: Request,
+) -> Result<Session, Error> {
     let collecting = request.collecting.clone();
     let patterns = collecting.as_ref().map(|collecting| {
         Patterns::new(collecting.patterns.clone()).map_err(|error| Error::invalid(chain(&error)))
     });
     let collecting = collecting.zip(patterns.transpose()?);
     let limit = config.limits.workspace;
-    let mut running = ringfence_sandbox::spawn(spec(config, request)?).map_err(spawn_error)?;
+    let spec = spec(config, request)?;
+    let waiting = prewarmed.0.as_ref().and_then(|pool| pool.take(&spec));
+    let mut running = match waiting {
+        Some(running) => running,
+        None => ringfence_sandbox::spawn(spec).map_err(spawn_error)?,
+    };
     let missing = || Error::Sandbox {
         message: "the sandbox gave no output stream".into(),
     };
