@@ -6,6 +6,7 @@
 )]
 
 use crate::plan::Plan;
+use crate::prewarm::Busy;
 use crate::sys::{self, Errno};
 use crate::wire::{Cause, Command, Event, RECORD, Summary};
 use crate::{Ended, Layer, LayerState, Limits, Report, Violation, WaitError};
@@ -25,6 +26,8 @@ pub struct Running {
     pub stderr: Option<PipeReader>,
     child: Child,
     layers: Vec<LayerState>,
+    /// The pool that this is from hears of its end.
+    pub(crate) busy: Option<Busy>,
 }
 
 /// The caller's ends of the program's streams.
@@ -39,6 +42,7 @@ impl Running {
             stderr: Some(stderr),
             child,
             layers,
+            busy: None,
         }
     }
 

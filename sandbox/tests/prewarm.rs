@@ -216,6 +216,21 @@ const PROGRAMS: &[(&str, &str, &[&str])] = &[
         &[],
     ),
     ("print('x' * 5_000_000)", "", &[]),
+    (
+        "import io, sys\nold = sys.stdout\nsys.stdout = io.StringIO()\nold.write('kept')",
+        "",
+        &[],
+    ),
+    (
+        "f = open('/dev/stdout', 'w'); f.write('by the end')",
+        "",
+        &[],
+    ),
+    (
+        "import sys; sys.stdout.buffer.write(b'raw'); sys.stdout = None",
+        "",
+        &[],
+    ),
     ("import sitecustomize", "", &[]),
     ("import usercustomize", "", &[]),
     ("import main; print(main.__name__)", "", &[]),

@@ -13,7 +13,8 @@
 //! - An interpreter that died while it waited serves nobody: until it has said that everything is
 //!   in place, none of the code has run, and the execution is given to another or to nobody.
 //! - The thread that refills the pool sleeps in one `ppoll` until an interpreter is ready or dead,
-//!   or an execution was asked for. What dies without having been asked for is replaced only so
+//!   or an execution was asked for or has ended. As long as half of the pool is ready it starts
+//!   nothing beside executions from the pool, which would take processors from them. What dies without having been asked for is replaced only so
 //!   often; after that, and after a start that failed, the pool waits for executions.
 //! - With the pool everything in it dies, and so it does with the caller's process. A fork of the
 //!   caller has no part in it.
@@ -25,3 +26,4 @@ mod refill;
 
 pub use interpreter::Interpreter;
 pub use pool::{Pool, PoolError};
+pub(crate) use refill::Busy;

@@ -2,7 +2,7 @@
 
 use super::frame::{MAX_FRAME, frame};
 use super::interpreter::{Interpreter, READY, alike};
-use super::refill::{self, Shared};
+use super::refill::{self, Busy, Shared};
 use crate::{Running, Spec, Stdin};
 use std::io::{self, Read as _, Write as _};
 use std::mem;
@@ -72,8 +72,8 @@ impl Pool {
         }
         let frame = frame(spec)?;
         let mut served = None;
-        while let Some(running) = self.shared.pop() {
-            served = hand_over(running, &frame, spec);
+        while let Some((running, busy)) = self.shared.pop() {
+            served = hand_over(running, busy, &frame, spec);
             if served.is_some() {
                 break;
             }
@@ -110,7 +110,8 @@ impl Pool {
 
 /// Tells a waiting interpreter what it is for. `None`: it was dead or could not do it, and nothing
 /// of the code has run.
-fn hand_over(mut running: Running, frame: &[u8], spec: &Spec) -> Option<Running> {
+fn hand_over(mut running: Running, busy: Busy, frame: &[u8], spec: &Spec) -> Option<Running> {
+    running.busy = Some(busy);
     running.begin().ok()?;
     running.stdin.as_mut()?.write_all(frame).ok()?;
     let mut answer = [0];

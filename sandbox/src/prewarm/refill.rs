@@ -7,7 +7,7 @@ use crate::{Ended, Running, Spec, spawn};
 use std::collections::VecDeque;
 use std::io::{PipeReader, PipeWriter, Read as _, Write as _};
 use std::os::fd::{AsRawFd as _, RawFd};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// Bytes that are kept of the last words of an interpreter which could not start.
 const LAST_WORDS: u64 = 2048;
@@ -28,6 +28,10 @@ struct State {
     ready: VecDeque<Running>,
     /// How many have been started and are not ready yet.
     starting: usize,
+    /// How many serve an execution.
+    busy: usize,
+    /// How many wait for the pool to be full.
+    waiters: usize,
     /// How many may be started before the next execution is asked for.
     budget: usize,
     /// Starts that failed, one after the other.
@@ -61,6 +65,8 @@ impl Shared {
         let state = State {
             ready: VecDeque::with_capacity(size),
             starting: 0,
+            busy: 0,
+            waiters: 0,
             budget: budget(size),
             failures: 0,
             pause: 0,
@@ -82,9 +88,12 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// An interpreter that waits.
-    pub(super) fn pop(&self) -> Option<Running> {
-        self.lock().ready.pop_front()
+    /// An interpreter that waits, to serve an execution.
+    pub(super) fn pop(self: &Arc<Self>) -> Option<(Running, Busy)> {
+        let mut state = self.lock();
+        let running = state.ready.pop_front()?;
+        state.busy = state.busy.saturating_add(1);
+        Some((running, Busy(Arc::clone(self))))
     }
 
     /// An execution was asked for: the pool may be refilled.
@@ -105,17 +114,20 @@ impl Shared {
         let mut state = self.lock();
         if state.why.take().is_some() || state.budget == 0 {
             state.budget = budget(self.size);
-            state.wake();
         }
-        while state.ready.len() < self.size {
-            if let Some(why) = state.why.clone() {
-                let program = self.interpreter.program;
-                return Err(PoolError::NotStarted { program, why });
-            }
+        state.waiters = state.waiters.saturating_add(1);
+        state.wake();
+        while state.ready.len() < self.size && state.why.is_none() {
             let waited = self.changed.wait(state);
             state = waited.unwrap_or_else(PoisonError::into_inner);
         }
-        Ok(())
+        state.waiters = state.waiters.saturating_sub(1);
+        if state.ready.len() >= self.size {
+            return Ok(());
+        }
+        let why = state.why.clone().unwrap_or_default();
+        let program = self.interpreter.program;
+        Err(PoolError::NotStarted { program, why })
     }
 
     pub(super) fn stop(&self) {
@@ -164,6 +176,20 @@ const fn budget(size: usize) -> usize {
     size.saturating_mul(2)
 }
 
+/// An execution from the pool, as long as it lives.
+#[derive(Debug)]
+pub(crate) struct Busy(Arc<Shared>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.busy = state.busy.saturating_sub(1);
+        if state.busy == 0 {
+            state.wake();
+        }
+    }
+}
+
 /// What the thread is to do next.
 struct Orders {
     start: bool,
@@ -205,7 +231,9 @@ fn orders(shared: &Shared) -> Option<Orders> {
         return None;
     }
     let present = state.ready.len().saturating_add(state.starting);
-    let start = present < shared.size && state.budget > 0;
+    let half = shared.size.div_ceil(2);
+    let now = state.busy == 0 || state.waiters > 0 || present < half;
+    let start = present < shared.size && state.budget > 0 && now;
     if start {
         state.budget = state.budget.saturating_sub(1);
         state.starting = state.starting.saturating_add(1);
