@@ -12,7 +12,9 @@ import sys
 def vanish():
     directory = os.path.dirname(__file__)
     sys.path.remove(directory)
-    sys.path_importer_cache.pop(directory, None)
+    # Until 3.10, Python imports before it makes the paths absolute.
+    for path in (directory, os.path.basename(directory)):
+        sys.path_importer_cache.pop(path, None)
     _, more, rest = os.environ["PYTHONPATH"].partition(os.pathsep)
     if more:
         os.environ["PYTHONPATH"] = rest
@@ -78,7 +80,8 @@ def settle():
     gc.collect()
     kept = [o for o in gc.get_objects() if type(o) in (type, type(settle))]
     kept.append(kept)
-    gc.freeze()
+    if hasattr(gc, "freeze"):  # Python 3.7
+        gc.freeze()
     old = sys.modules["__main__"]
     new = sys.modules["__main__"] = type(sys)("__main__")
     new.__dict__.update(old.__dict__)
