@@ -52,6 +52,7 @@ pub(super) fn rows(runs: usize) -> anyhow::Result<()> {
     // Not by its name alone: that may be a version manager's shim, a program of its own.
     let python = ["/usr/bin/python3", "-c", "print(6*7)"];
     starts("`/usr/bin/python3 -c 'print(6*7)'`", &python, 0, fewer)?;
+    prewarmed(runs)?;
     println!("\n| a program's own work | plain | in the sandbox | ratio |\n|---|---|---|---|");
     work()?;
     println!("\n| sandboxes alive at once | starts a second | memory of each |\n|---|---|---|");
@@ -106,6 +107,49 @@ fn starts(what: &str, words: &[&str], held: usize, runs: usize) -> anyhow::Resul
             super::show(times.median()),
             super::show(times.at(99)),
             times.median().as_secs_f64() / reference.as_secs_f64()
+        );
+    }
+    Ok(())
+}
+
+/// Code given to an interpreter that was started ahead, against that interpreter's plain start, from
+/// request to reaped. The pool is full whenever either begins; refilling it is in neither time.
+fn prewarmed(runs: usize) -> anyhow::Result<()> {
+    let code = "print(6*7)";
+    let pool = Sandbox::builder()
+        .isolation(Isolation::Process)
+        .prewarm(4)
+        .build()?;
+    let which = pool.python("import sys; print(sys.executable)").output()?;
+    let python = String::from_utf8(which.stdout)?;
+    let python = python.trim();
+    let mut times = [Vec::new(), Vec::new()];
+    for run in 0..=runs {
+        pool.wait_prewarmed()?;
+        let begin = Instant::now();
+        let output = pool.python(code).output()?;
+        let warm = begin.elapsed();
+        ensure!(output.stdout == b"42\n", "prewarmed: {output:?}");
+        pool.wait_prewarmed()?;
+        let begin = Instant::now();
+        plain(Command::new(python).args(["-c", code]))?;
+        let cold = begin.elapsed();
+        if run > 0 {
+            for (times, time) in times.iter_mut().zip([cold, warm]) {
+                times.push(time);
+            }
+        }
+    }
+    let [plain, warm] = times.map(|mut times| {
+        times.sort_unstable();
+        Times(times)
+    });
+    for (name, times) in [("plain", &plain), ("ringfence, prewarmed", &warm)] {
+        println!(
+            "| `print(6*7)` by {python}: {name} | {} | {} | {:.2}× |",
+            super::show(times.median()),
+            super::show(times.at(99)),
+            times.median().as_secs_f64() / plain.median().as_secs_f64()
         );
     }
     Ok(())
