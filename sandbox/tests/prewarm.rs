@@ -5,8 +5,10 @@
 mod common;
 
 use common::{MODES, Outcome, file, finish, host_directories, repeat_unprivileged, run_with, spec};
-use ringfence_sandbox::{Ended, Interpreter, Namespaces, Pool, PoolError, Spec, Stdin};
+use ringfence_sandbox::{Ended, Interpreter, Namespaces, Pool, PoolError, Spec, Stdin as Input};
+use std::io::{BufRead as _, BufReader};
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -38,7 +40,7 @@ fn pool(mode: Namespaces, size: usize, change: impl Fn(&mut Spec)) -> Pool {
 fn served(pool: &Pool, mut spec: Spec, input: &[u8]) -> Outcome {
     pool.wait_until_full().unwrap();
     if !input.is_empty() {
-        spec.stdin = Stdin::Piped;
+        spec.stdin = Input::Piped;
     }
     finish(pool.take(&spec).unwrap(), input.to_vec())
 }
@@ -453,9 +455,7 @@ fn one_that_dies_while_it_waits_serves_nobody_and_is_replaced() {
         let pool = pool(mode, 3, |_| {});
         for round in 0..3 {
             for pid in waiting() {
-                let killed = std::process::Command::new("kill")
-                    .args(["-9", &pid.to_string()])
-                    .status();
+                let killed = Command::new("kill").args(["-9", &pid.to_string()]).status();
                 assert!(killed.unwrap().success());
             }
             // Nothing of it is seen, whether the pool has noticed yet or not.
@@ -485,6 +485,93 @@ fn nothing_is_left() {
         assert_eq!(children(), [""; 0]);
         assert_eq!((open(), host_directories()), before);
     }
+}
+
+/// Not a test of its own: the caller that the next test kills.
+#[test]
+fn helper_caller() {
+    let Ok(mode) = std::env::var("RINGFENCE_TEST_POOL") else {
+        return;
+    };
+    let mode = if mode == "Auto" {
+        Namespaces::Auto
+    } else {
+        Namespaces::Off
+    };
+    let pool = pool(mode, 2, |_| {});
+    println!("\nready {:?}", waiting());
+    // Until this process is killed.
+    let spec = script("import time; time.sleep(600)", mode);
+    drop(finish(pool.take(&spec).unwrap(), vec![]));
+}
+
+#[test]
+fn a_killed_caller_takes_the_pool_with_it() {
+    let _guard = alone();
+    for mode in MODES {
+        let home = tempfile::tempdir().unwrap();
+        let mut caller = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "helper_caller", "--nocapture"])
+            .env("RINGFENCE_TEST_POOL", format!("{mode:?}"))
+            .env("TMPDIR", home.path())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(caller.stdout.take().unwrap()).lines();
+        let ready = lines.find_map(|line| Some(line.ok()?.strip_prefix("ready ")?.to_owned()));
+        let ready = ready.unwrap();
+        let pids = ready.trim_matches(['[', ']']).split(", ");
+        let pids: Vec<i32> = pids.map(|pid| pid.parse().unwrap()).collect();
+        assert_eq!(pids.len(), 2);
+        let ends = pids.iter().map(|pid| open_process(*pid));
+        let mut ends: Vec<libc::pollfd> = ends.collect();
+        caller.kill().unwrap();
+        caller.wait().unwrap();
+        for end in &mut ends {
+            #[expect(
+                unsafe_code,
+                reason = "the standard library waits for own children only"
+            )]
+            // SAFETY: one entry, which outlives the call.
+            let ended = unsafe { libc::poll(end, 1, 20_000) };
+            assert_eq!(ended, 1, "{mode:?}");
+        }
+    }
+}
+
+/// What to wait for, for the end of another's process.
+#[expect(unsafe_code, reason = "the standard library opens no processes")]
+fn open_process(pid: i32) -> libc::pollfd {
+    // SAFETY: takes no pointers.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    libc::pollfd {
+        fd: i32::try_from(fd).unwrap(),
+        events: libc::POLLIN,
+        revents: 0,
+    }
+}
+
+#[test]
+#[expect(unsafe_code, reason = "the standard library does not fork")]
+fn a_fork_has_no_part_in_it() {
+    let _guard = alone();
+    let full = pool(Namespaces::Auto, 1, |_| {});
+    let spec = script("print(6*7)", Namespaces::Auto);
+    // SAFETY: the new process allocates nothing and ends without any clean-up of this one's.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        let refused =
+            full.take(&spec).is_none() && matches!(full.wait_until_full(), Err(PoolError::Forked));
+        drop(full);
+        // SAFETY: takes no pointers.
+        unsafe { libc::_exit(if refused { 42 } else { 1 }) };
+    }
+    let mut status = 0;
+    // SAFETY: the call writes one int, which outlives it.
+    unsafe { libc::waitpid(child, &raw mut status, 0) };
+    assert_eq!(libc::WEXITSTATUS(status), 42);
+    // What waits has been left alone.
+    assert_eq!(finish(full.take(&spec).unwrap(), vec![]).text(), "42");
 }
 
 #[test]

@@ -24,6 +24,11 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         many_threads_share_a_sandbox,
     ),
     Scenario::on(
+        "prewarmed_python_is_python",
+        &[Isolation::Process],
+        prewarmed_python_is_python,
+    ),
+    Scenario::on(
         "what_it_uses_does_not_grow",
         BOTH,
         what_it_uses_does_not_grow,
@@ -248,6 +253,43 @@ fn many_threads_share_a_sandbox(lab: &Lab) {
             });
         }
     });
+}
+
+/// Interpreters that were started ahead serve the helpers' commands, and nothing is left of them.
+fn prewarmed_python_is_python(lab: &Lab) {
+    let before = Before::look(&[]);
+    let sandbox = builder(lab).prewarm(2).max_output(1 << 20).build().unwrap();
+    let run = |code: &str| {
+        sandbox.wait_prewarmed().unwrap();
+        sandbox.python(code).input("hello").output().unwrap()
+    };
+    let out = run("import sys; print(sys.stdin.read().upper(), sys.argv); sys.exit(3)");
+    assert_eq!(out.stdout, b"HELLO ['main.py']\n");
+    assert_eq!(out.report.ended, Ended::Exited { code: 3 });
+    assert_eq!(out.report.layers.len(), Layer::ALL.len());
+    let flood = run("while True: print('x' * 1000)");
+    assert_eq!(flood.report.ended, Ended::OutputExceeded);
+    assert_eq!((flood.stdout.len(), flood.truncated), (1 << 20, true));
+    let faulty = run("def f():\n    return 1/0\nf()");
+    let error = String::from_utf8_lossy(&faulty.stderr);
+    assert!(error.contains("main.py\", line 2, in f"), "{error}");
+    sandbox.wait_prewarmed().unwrap();
+    let mut child = sandbox
+        .python("import time; time.sleep(300)")
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap();
+    child.kill();
+    assert_eq!(child.wait().unwrap().ended, Ended::Killed);
+    // What the pool is not for runs as ever.
+    let out = sandbox
+        .python("import os; print(os.environ['A'])")
+        .env("A", "b");
+    assert_eq!(out.output().unwrap().stdout, b"b\n");
+    assert!(sandbox.shell("exit 0").output().unwrap().report.success());
+    drop(child);
+    drop(sandbox);
+    before.assert_same();
 }
 
 /// After a first run, further ones leave neither a descriptor nor a thread.
