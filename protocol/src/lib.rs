@@ -32,6 +32,7 @@ mod layer;
 mod limits;
 mod message;
 mod report;
+mod supervise;
 
 pub use hello::{Capabilities, Hello, HelloError, MAGIC, VERSION};
 pub use layer::{Layer, LayerState, LayerStatus, UnknownLayer};
@@ -42,6 +43,7 @@ pub use message::{
 };
 pub use report::{Ended, Report, Violation};
 pub use serde_bytes::ByteBuf;
+pub use supervise::{Decision, Operation, Supervision, UnknownOperation};
 
 /// vsock ports of the protocol. All lie above 1023, which Linux reserves for privileged callers.
 pub mod port {

@@ -18,11 +18,10 @@
 
 //!
 //! # What it does not do
-//! - Without a mount namespace, modes, owners, times and extended attributes of files outside the
-//!   workspace are only guarded by their owner: Landlock does not mediate them. An unprivileged
-//!   caller's own files are then within reach of `chmod` and `utime`. Nor is the size of the
-//!   workspace bounded then, but for the size of each file; and of `/proc` a program sees its first
-//!   process's own directory alone.
+//! - Without a mount namespace the size of the workspace is not bounded, but for the size of each
+//!   file; and of `/proc` a program sees its first process's own directory alone. Changes of
+//!   metadata and connections to Unix sockets are then performed by the supervisor, within what the
+//!   program may write to; where the kernel gives it no notifications of them, they are refused.
 //! - Without a control group, memory is bounded for each process and for private memory alone, and
 //!   the peak is the largest resident set of one process, which is never told smaller than the
 //!   caller's own at the start.
@@ -40,13 +39,14 @@ mod confine;
 mod decisions;
 mod dumpable;
 mod error;
-mod grants;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+mod grants;
 mod host_directory;
 mod identity;
 mod init;
+mod mediation;
 #[cfg(any(test, feature = "fuzzing"))]
 mod misbehave;
 mod namespaces;
@@ -55,6 +55,7 @@ mod plan;
 mod prepare;
 mod prewarm;
 mod probe;
+mod questions;
 mod resolve;
 mod rlimits;
 mod running;
@@ -72,8 +73,10 @@ pub use error::{SpawnError, WaitError};
 pub use path::{PathError, WorkspacePath};
 pub use prewarm::{Interpreter, Pool, PoolError};
 pub use probe::probe;
+pub use questions::{Answerer, Question, Questions};
 pub use ringfence_protocol::{
-    Ended, Layer, LayerState, LayerStatus, Limits, Network, Report, Uncollected, Violation,
+    Decision, Ended, Layer, LayerState, LayerStatus, Limits, Network, Operation, Report,
+    Supervision, Uncollected, Violation,
 };
 pub use running::{Finished, Killer, Running};
 pub use spawn::spawn;

@@ -128,6 +128,44 @@ pub(crate) struct PathRule {
     pub(crate) optional: bool,
 }
 
+/// What the supervisor does on the program's behalf, because no other layer confines it.
+#[derive(Debug)]
+pub(crate) struct Mediation {
+    /// The filter of a supervised program, instead of the common one.
+    pub(crate) own_filter: Option<Vec<Instruction>>,
+    /// The filter that denies what the other one holds, for a kernel that gives no notifications.
+    pub(crate) refusing: &'static [Instruction],
+    /// Beneath these the program may change things.
+    pub(crate) roots: Vec<MediatedRoot>,
+    /// Abstract sockets are the sandbox's own.
+    pub(crate) abstract_sockets: bool,
+    pub(crate) supervision: Option<Supervised>,
+}
+
+/// What the caller is asked about.
+#[derive(Debug)]
+pub(crate) struct Supervised {
+    /// The supervisor's end of the socket for questions.
+    pub(crate) questions: RawFd,
+    pub(crate) connect: bool,
+    /// The limit on the size of a file, which the kernel only applies to who changes it.
+    pub(crate) file_size: Option<u64>,
+    /// Nanoseconds.
+    pub(crate) limit: u64,
+    pub(crate) default: ringfence_protocol::Decision,
+}
+
+/// A directory or file of the host that the program may change.
+#[derive(Debug)]
+pub(crate) struct MediatedRoot {
+    /// Without links.
+    pub(crate) path: CString,
+    /// As the caller named it, where that is another path.
+    pub(crate) alias: Option<CString>,
+    /// Its descriptor (`O_PATH`), once it is open.
+    pub(crate) opened: AtomicI32,
+}
+
 /// A resource limit, soft and hard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Rlimit {
@@ -216,6 +254,7 @@ pub(crate) struct Plan {
     /// The highest capability that the kernel knows.
     pub(crate) last_capability: u32,
     pub(crate) filter: &'static [Instruction],
+    pub(crate) mediation: Option<Mediation>,
     pub(crate) execution: Execution,
     /// Nanoseconds.
     pub(crate) wall: Option<u64>,
@@ -269,6 +308,8 @@ impl Plan {
             caller,
             ruleset,
         } = self.fds;
+        let mediation = self.mediation.as_ref();
+        let supervised = mediation.and_then(|mediation| mediation.supervision.as_ref());
         let owned = self
             .on_host
             .directory
@@ -289,6 +330,7 @@ impl Plan {
         let mut all: Vec<RawFd> = [stdin, stdout, stderr, null, control, caller, ruleset]
             .into_iter()
             .chain(owned)
+            .chain(supervised.map(|supervised| supervised.questions))
             .collect();
         all.sort_unstable();
         all

@@ -13,8 +13,9 @@ use crate::rlimits::{Bounded, rlimits, spent};
 use crate::seccomp::{Separated, filter};
 use crate::{
     Access, Content, InputFile, Layer, LayerState, SpawnError, Spec, Stdin, cgroup, confine,
-    grants, host_directory, view,
+    grants, host_directory, mediation, view,
 };
+use ringfence_protocol::Operation;
 use std::collections::BTreeSet;
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::{self, File};
@@ -35,6 +36,7 @@ pub(crate) struct Ends {
     pub(crate) stdout: PipeReader,
     pub(crate) stderr: PipeReader,
     pub(crate) control: OwnedFd,
+    pub(crate) questions: Option<OwnedFd>,
 }
 
 /// A plan, and what stays with the caller.
@@ -45,6 +47,8 @@ pub(crate) struct Prepared {
     /// What the plan's descriptors are the numbers of. Once the supervisor runs these must be closed
     /// here: the end of the control socket tells of its death only when it alone holds it.
     pub(crate) kept: [OwnedFd; 7],
+    /// The same, for the socket of questions.
+    pub(crate) questions: Option<OwnedFd>,
     pub(crate) ends: Ends,
     pub(crate) layers: Vec<LayerState>,
 }
@@ -75,7 +79,9 @@ pub(crate) fn prepare(
     let execution = execution(spec, &resolved, environment)?;
 
     let separated = Separated {
-        sockets: (attempt.has(Layer::NetNs) || confine::confines_abstract_sockets())
+        // Whoever asks about connections is shown all of them.
+        sockets: !asks(spec, Operation::Connect)
+            && (attempt.has(Layer::NetNs) || confine::confines_abstract_sockets())
             && (private || confine::confines_path_sockets()),
         ipc: attempt.has(Layer::IpcNs),
         pids: attempt.has(Layer::PidNs),
@@ -89,7 +95,16 @@ pub(crate) fn prepare(
         layer: Layer::Seccomp,
         why: error.to_string(),
     })?;
-    let (kept, ends) = descriptors(spec)?;
+    let (questions, asked) = questions(spec)?;
+    let mediation = mediation::plan(
+        spec,
+        separated,
+        [&place.workspace, &place.temporary],
+        attempt,
+        questions.as_ref(),
+    )?;
+    let (kept, mut ends) = descriptors(spec)?;
+    ends.questions = asked;
     let nanos = |time: Duration| u64::try_from(time.as_nanos()).ok();
     let [
         stdin,
@@ -132,6 +147,7 @@ pub(crate) fn prepare(
         proc_self: (!private).then(confine::proc_self),
         last_capability: last_capability(),
         filter,
+        mediation,
         execution,
         wall: spec.limits.wall.and_then(nanos),
         cpu: spec.limits.cpu.and_then(nanos),
@@ -153,9 +169,32 @@ pub(crate) fn prepare(
     Ok(Prepared {
         plan: Box::new(plan),
         kept,
+        questions,
         ends,
         layers,
     })
+}
+
+fn asks(spec: &Spec, operation: Operation) -> bool {
+    let supervision = spec.supervision.as_ref();
+    supervision.is_some_and(|supervision| supervision.operations.contains(&operation))
+}
+
+/// The socket for questions, where the program is supervised: the supervisor's end, which is none of
+/// the standard streams, and the caller's.
+fn questions(spec: &Spec) -> Result<(Option<OwnedFd>, Option<OwnedFd>), SpawnError> {
+    if spec.supervision.is_none() {
+        return Ok((None, None));
+    }
+    let failed = |source| SpawnError::Prepare {
+        step: "make a socket pair",
+        source,
+    };
+    let (mut near, far) = socket_pair().map_err(failed)?;
+    if near.as_raw_fd() <= 2 {
+        near = near.try_clone().map_err(failed)?;
+    }
+    Ok((Some(near), Some(far)))
 }
 
 /// Whether the program may change files of the host.
@@ -471,6 +510,7 @@ fn descriptors(spec: &Spec) -> Result<([OwnedFd; 7], Ends), SpawnError> {
         stdout: stdout_end,
         stderr: stderr_end,
         control: control_end,
+        questions: None,
     };
     Ok((
         above_streams(kept).map_err(failed("move a descriptor"))?,

@@ -7,9 +7,10 @@
 
 use crate::plan::Plan;
 use crate::prewarm::Busy;
+use crate::questions::Questions;
 use crate::sys::{self, Errno};
 use crate::wire::{Cause, Command, Event, RECORD, Summary};
-use crate::{Ended, Layer, LayerState, Limits, Report, Violation, WaitError};
+use crate::{Ended, Layer, LayerState, LayerStatus, Limits, Report, Violation, WaitError};
 use std::io::{self, PipeReader, PipeWriter};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
@@ -24,6 +25,8 @@ pub struct Running {
     pub stdout: Option<PipeReader>,
     /// Standard error.
     pub stderr: Option<PipeReader>,
+    /// What the program asks for, when it is supervised.
+    pub questions: Option<Questions>,
     child: Child,
     layers: Vec<LayerState>,
     /// The pool that this is from hears of its end.
@@ -40,6 +43,7 @@ impl Running {
             stdin,
             stdout: Some(stdout),
             stderr: Some(stderr),
+            questions: None,
             child,
             layers,
             busy: None,
@@ -287,8 +291,11 @@ pub struct Finished {
     keeper: Option<Child>,
 }
 
-pub(crate) fn report(summary: Summary, limits: &Limits, layers: Vec<LayerState>) -> Report {
+pub(crate) fn report(summary: Summary, limits: &Limits, mut layers: Vec<LayerState>) -> Report {
     let (ended, violation) = ended(summary, limits);
+    if summary.unmediated != 0 {
+        tell_unmediated(&mut layers, summary.unmediated);
+    }
     Report {
         ended,
         wall: Duration::from_nanos(summary.wall_nanos),
@@ -296,6 +303,23 @@ pub(crate) fn report(summary: Summary, limits: &Limits, layers: Vec<LayerState>)
         peak_memory: summary.peak_bytes,
         layers,
         violations: violation.into_iter().collect(),
+    }
+}
+
+/// Says what the lack of a private root costs beyond itself where the kernel gave no notifications.
+fn tell_unmediated(layers: &mut [LayerState], errno: i32) {
+    let reason = io::Error::from_raw_os_error(errno);
+    let costs = format!(
+        "; changes of modes, owners, times and extended attributes and connections to Unix sockets \
+         are refused, also in the workspace, because the kernel gave no notifications of system \
+         calls ({reason}): a filter around this process may have a listener already"
+    );
+    for state in layers {
+        if let LayerStatus::Missing { why } = &mut state.status
+            && state.layer == Layer::MountNs
+        {
+            why.push_str(&costs);
+        }
     }
 }
 
@@ -358,6 +382,7 @@ mod tests {
             cpu_nanos: 5,
             peak_bytes: 5,
             oom_kills: 0,
+            unmediated: 0,
         };
         change(&mut summary);
         assert_eq!(ended(summary, limits).0, expected);

@@ -7,6 +7,7 @@ use crate::init;
 use crate::namespaces::Attempt;
 use crate::plan::{Identity, Plan};
 use crate::prepare::{Prepared, prepare};
+use crate::questions::Questions;
 use crate::running::{Child, Running};
 use crate::sys::{self, CloneArgs, Errno};
 use crate::wire::{Event, Failure, Step};
@@ -62,12 +63,13 @@ fn start(prepared: Prepared, attempt: &Attempt, caller: Caller) -> Result<Starte
     let Prepared {
         plan,
         kept,
+        questions,
         ends,
         layers,
     } = prepared;
     let _guard = matches!(plan.identity, Identity::Own { .. }).then(dumpable::Guard::new);
     let process = clone_supervisor(&plan);
-    drop(kept);
+    drop((kept, questions));
     let process = match process {
         Ok(process) => process,
         Err(errno) => {
@@ -83,7 +85,8 @@ fn start(prepared: Prepared, attempt: &Attempt, caller: Caller) -> Result<Starte
     match child.event() {
         Some(Event::Started) => {
             let streams = (ends.stdin, ends.stdout, ends.stderr);
-            let running = Running::new(child, streams, layers);
+            let mut running = Running::new(child, streams, layers);
+            running.questions = ends.questions.map(Questions::new);
             Ok(Started::Running(Box::new(running)))
         }
         Some(Event::Failed(failure)) => {

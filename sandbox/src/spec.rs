@@ -1,6 +1,6 @@
 //! What one execution is to be.
 
-use crate::{Layer, Limits, Network, WorkspacePath};
+use crate::{Layer, Limits, Network, Supervision, WorkspacePath};
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -31,6 +31,8 @@ pub struct Spec {
     /// Keep the workspace reachable after the end, as
     /// [`Finished::workspace`](crate::Finished::workspace).
     pub collect: bool,
+    /// What the program has to ask for, by [`Running::questions`](crate::Running::questions).
+    pub supervision: Option<Supervision>,
     /// Whether namespaces are tried.
     pub namespaces: Namespaces,
     /// The program waits for what it is to do: its time counts from `Running::begin` on.
@@ -51,6 +53,7 @@ impl Spec {
             require: Vec::new(),
             stdin: Stdin::Null,
             collect: false,
+            supervision: None,
             namespaces: Namespaces::Auto,
             waits: false,
         }

@@ -166,6 +166,8 @@ pub(crate) struct Summary {
     pub(crate) peak_bytes: u64,
     /// The control group's count of processes that the kernel killed for memory.
     pub(crate) oom_kills: u64,
+    /// Why the kernel gave no notifications, 0 if it did or need not.
+    pub(crate) unmediated: i32,
 }
 
 /// From the supervisor.
@@ -262,7 +264,8 @@ impl Event {
                     .u32(summary.cause.number())
                     .i32(summary.status);
                 let writer = writer.u64(summary.wall_nanos).u64(summary.cpu_nanos);
-                writer.u64(summary.peak_bytes).u64(summary.oom_kills).record
+                let writer = writer.u64(summary.peak_bytes).u64(summary.oom_kills);
+                writer.i32(summary.unmediated).record
             }
         }
     }
@@ -286,6 +289,7 @@ impl Event {
                 cpu_nanos: reader.u64()?,
                 peak_bytes: reader.u64()?,
                 oom_kills: reader.u64()?,
+                unmediated: reader.i32()?,
             })),
             _ => None,
         }
@@ -338,6 +342,7 @@ mod tests {
                 cpu_nanos: 1 << 40,
                 peak_bytes: 3,
                 oom_kills: 4,
+                unmediated: libc::EBUSY,
             });
             assert_eq!(Event::from_record(&event.to_record()), Some(event));
             let command = Command::Kill(cause);

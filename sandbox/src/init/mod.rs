@@ -19,6 +19,7 @@
 //! caller is gone.
 
 mod files;
+mod notify;
 mod program;
 mod remove;
 mod root;
@@ -109,6 +110,7 @@ fn set_up(plan: &Plan) -> Done<Ready> {
         files::write(plan, workspace, index, user).map_err(item(Step::InputFile, index))?;
     }
     landlock_rules(plan)?;
+    notify::open_roots(plan)?;
     Ok(Ready { user, workspace })
 }
 

@@ -5,6 +5,7 @@
 
 #![expect(unsafe_code, reason = "system calls that take structures")]
 
+use super::notify::{self, Channel};
 use super::{Done, Ready, User, add_rule, at, item};
 use crate::plan::{Identity, Plan, Rlimit};
 use crate::sys::{self, Errno, Sys, signed};
@@ -18,8 +19,13 @@ const CAPABILITY_VERSION: u32 = 0x2008_0522;
 const SECURE_BITS: usize = 0b1110_1111 & !0b0001_0000;
 
 /// Becomes the program. Returns only why it could not.
-pub(super) fn become_program(plan: &Plan, ready: &Ready, parent: i32) -> Failure {
-    match prepare(plan, ready, parent) {
+pub(super) fn become_program(
+    plan: &Plan,
+    ready: &Ready,
+    parent: i32,
+    channel: Option<&Channel>,
+) -> Failure {
+    match prepare(plan, ready, parent, channel) {
         Ok(()) => {
             sys::block_signals(0);
             let execution = &plan.execution;
@@ -39,7 +45,7 @@ pub(super) fn become_program(plan: &Plan, ready: &Ready, parent: i32) -> Failure
     }
 }
 
-fn prepare(plan: &Plan, ready: &Ready, parent: i32) -> Done {
+fn prepare(plan: &Plan, ready: &Ready, parent: i32, channel: Option<&Channel>) -> Done {
     sys::setsid().map_err(at(Step::Session))?;
     let fds = plan.fds;
     for (stream, fd) in [fds.stdin, fds.stdout, fds.stderr].into_iter().enumerate() {
@@ -49,11 +55,8 @@ fn prepare(plan: &Plan, ready: &Ready, parent: i32) -> Done {
     sys::fchdir(ready.workspace).map_err(at(Step::WorkingDirectory))?;
     super::umask(0o022);
     default_signals();
-    // Before the limit on open files.
     allow_own_proc(plan).map_err(at(Step::LandlockRule))?;
-    for (index, limit) in plan.rlimits.iter().enumerate() {
-        set_limit(*limit).map_err(item(Step::Limits, index))?;
-    }
+    set_limits(plan, |limit| !is_on_files(limit))?;
     drop_privileges(plan, ready.user).map_err(at(Step::Capabilities))?;
     // After the change of user, which clears it.
     let kill = [signed(libc::SIGKILL), 0, 0, 0];
@@ -64,7 +67,27 @@ fn prepare(plan: &Plan, ready: &Ready, parent: i32) -> Done {
     }
     sys::prctl(libc::PR_SET_NO_NEW_PRIVS, [1, 0, 0, 0]).map_err(at(Step::NoNewPrivs))?;
     landlock(plan).map_err(at(Step::Landlock))?;
-    crate::seccomp::install(plan.filter).map_err(at(Step::Seccomp))
+    match (&plan.mediation, channel) {
+        (Some(mediation), Some(channel)) => notify::install(plan.filter, mediation, channel),
+        _ => crate::seccomp::install(plan.filter, 0).map(drop),
+    }
+    .map_err(at(Step::Seccomp))?;
+    // After the last descriptor that is opened here.
+    set_limits(plan, is_on_files)
+}
+
+fn is_on_files(limit: Rlimit) -> bool {
+    i64::from(limit.resource) == i64::from(libc::RLIMIT_NOFILE)
+}
+
+/// Sets the limits of one kind.
+fn set_limits(plan: &Plan, kind: impl Fn(Rlimit) -> bool) -> Done {
+    for (index, limit) in plan.rlimits.iter().enumerate() {
+        if kind(*limit) {
+            set_limit(*limit).map_err(item(Step::Limits, index))?;
+        }
+    }
+    Ok(())
 }
 
 /// What the caller ignores would stay ignored over `execve`.

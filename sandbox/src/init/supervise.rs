@@ -1,13 +1,15 @@
 //! Starts the program, waits for its end or a reason to end it, and reports.
 //!
-//! Waiting is one `ppoll` on three descriptors, until the next moment at which a limit can be
-//! reached: the socket to the caller, the caller's process, and a signal descriptor for children.
+//! Waiting is one `ppoll` on five descriptors, until the next moment at which a limit can be
+//! reached: the socket to the caller, the caller's process, a signal descriptor for children, the
+//! listener of what the supervisor does on the program's behalf, and the socket for questions.
 
 #![expect(
     unsafe_code,
     reason = "system calls that take structures, and a process that shares memory"
 )]
 
+use super::notify::{Channel, Notifier};
 use super::{Ready, at, program, send, sweep};
 use crate::clone;
 use crate::plan::Plan;
@@ -31,16 +33,20 @@ pub(super) fn run(plan: &Plan, ready: &Ready) -> ! {
         begin: now(),
         begun: !plan.waits,
         used_before: 0,
+        unmediated: 0,
     };
     let cause = if let Some(cause) = plan.spent {
         let _ = send(control, &Event::Started.to_record(), None);
         Some(cause)
     } else {
         match start(plan, ready) {
-            Ok((leader, signals)) => {
+            Ok((leader, signals, mut notifier)) => {
                 state.leader = leader;
+                state.unmediated = notifier.refused();
                 let _ = send(control, &Event::Started.to_record(), None);
-                watch(plan, &mut state, signals)
+                let cause = watch(plan, &mut state, signals, &mut notifier);
+                notifier.end();
+                cause
             }
             Err(failure) => {
                 end_all(plan, &mut state);
@@ -94,6 +100,8 @@ struct State {
     begun: bool,
     /// Nanoseconds of CPU time that do not count.
     used_before: u64,
+    /// Why the kernel gave no notifications, 0 if it did or need not.
+    unmediated: i32,
 }
 
 impl State {
@@ -126,15 +134,25 @@ impl State {
             self.status = Some(status);
         }
     }
+
+    /// Sends a signal to the first process, as long as it lives.
+    fn signal(&self, signal: i32) {
+        if self.status.is_none() {
+            let _ = sys::kill(self.leader, signal);
+        }
+    }
 }
 
 fn now() -> u64 {
     sys::clock(libc::CLOCK_MONOTONIC).unwrap_or(0)
 }
 
-/// Starts the program. Returns its process and the signal descriptor once it has executed.
-fn start(plan: &Plan, ready: &Ready) -> Result<(i32, RawFd), Failure> {
+/// Starts the program. Returns its process, the signal descriptor and the listener once it has
+/// executed.
+fn start<'p>(plan: &'p Plan, ready: &Ready) -> Result<(i32, RawFd, Notifier<'p>), Failure> {
     let signals = child_signals().map_err(at(Step::Signals))?;
+    let channel = plan.mediation.is_some().then(Channel::new).transpose();
+    let channel = channel.map_err(at(Step::Fork))?;
     let mut args = CloneArgs {
         // This process goes on when the program has executed or ended.
         flags: libc::CLONE_VFORK.cast_unsigned().into(),
@@ -156,6 +174,7 @@ fn start(plan: &Plan, ready: &Ready) -> Result<(i32, RawFd), Failure> {
         plan,
         ready,
         parent,
+        channel: channel.as_ref(),
         failure: &failure,
     };
     // SAFETY: by CLONE_VFORK this process only goes on when the new one has executed or ended, and
@@ -169,11 +188,12 @@ fn start(plan: &Plan, ready: &Ready) -> Result<(i32, RawFd), Failure> {
     if let Some(failure) = failure.take() {
         return Err(failure);
     }
+    let notifier = Notifier::new(plan, ready.user, channel.as_ref()).map_err(at(Step::Seccomp))?;
     // The streams end when the program's processes have closed them.
     for stream in [plan.fds.stdin, plan.fds.stdout, plan.fds.stderr] {
         sys::close(stream);
     }
-    Ok((leader, signals))
+    Ok((leader, signals, notifier))
 }
 
 /// A descriptor that is readable when a child has ended. All signals are blocked already.
@@ -196,6 +216,7 @@ struct Start<'a> {
     plan: &'a Plan,
     ready: &'a Ready,
     parent: i32,
+    channel: Option<&'a Channel>,
     /// Why it did not execute.
     failure: &'a Cell<Option<Failure>>,
 }
@@ -204,7 +225,7 @@ struct Start<'a> {
 extern "C" fn program_process(start: *const c_void) -> ! {
     // SAFETY: the supervisor passes a `Start` and waits, so that it stays and nobody else uses it.
     let start = unsafe { &*start.cast::<Start<'_>>() };
-    let failure = program::become_program(start.plan, start.ready, start.parent);
+    let failure = program::become_program(start.plan, start.ready, start.parent, start.channel);
     start.failure.set(Some(failure));
     sys::exit(127)
 }
@@ -217,13 +238,31 @@ const fn interest(fd: RawFd) -> libc::pollfd {
     }
 }
 
+/// No sooner can this rest of the CPU time be used up, on all processors at once.
+fn cpu_pause(plan: &Plan, left: u64) -> u64 {
+    let pause = left.checked_div(plan.processors);
+    pause.unwrap_or(left).max(CPU_GRAIN)
+}
+
+/// The earlier one of two moments, of which each may never come.
+fn earlier(one: Option<u64>, other: Option<u64>) -> Option<u64> {
+    one.into_iter().chain(other).min()
+}
+
 /// Waits for the end or a reason for it. `None`: the caller is gone.
-fn watch(plan: &Plan, state: &mut State, signals: RawFd) -> Option<Cause> {
+fn watch(
+    plan: &Plan,
+    state: &mut State,
+    signals: RawFd,
+    notifier: &mut Notifier<'_>,
+) -> Option<Cause> {
     let control = plan.fds.control;
     let mut fds = [
         interest(control),
         interest(plan.fds.caller),
         interest(signals),
+        interest(-1),
+        interest(-1),
     ];
     loop {
         let time = now();
@@ -237,36 +276,30 @@ fn watch(plan: &Plan, state: &mut State, signals: RawFd) -> Option<Cause> {
             if left == 0 {
                 return Some(Cause::CpuExceeded);
             }
-            // No sooner can the rest be used up, on all processors at once.
-            let pause = left
-                .checked_div(plan.processors)
-                .unwrap_or(left)
-                .max(CPU_GRAIN);
-            let at = time.saturating_add(pause);
-            wake = Some(wake.map_or(at, |wake| wake.min(at)));
+            wake = earlier(wake, Some(time.saturating_add(cpu_pause(plan, left))));
         }
+        let [listener, questions] = notifier.descriptors();
+        (fds[3].fd, fds[4].fd) = (listener, questions);
+        wake = earlier(wake, notifier.wake());
         match sys::poll(&mut fds, wake.map(|wake| wake.saturating_sub(time))) {
             Ok(_) => {}
             Err(Errno(libc::EINTR)) => continue,
             Err(_) => return Some(Cause::Killed),
         }
         if fds[2].revents != 0 {
-            let mut buffer = [0; 512];
-            while sys::read(signals, &mut buffer).is_ok_and(|count| count > 0) {}
-            while let Ok(Some((pid, status))) = sys::reap(libc::WNOHANG) {
-                state.reaped(pid, status);
-            }
+            reap_ended(signals, state);
         }
         if fds[1].revents != 0 {
             return None;
+        }
+        if notifier.serve([fds[3].revents, fds[4].revents], now()) {
+            return Some(Cause::Killed);
         }
         if fds[0].revents != 0 {
             match receive(control) {
                 Received::Gone => return None,
                 Received::Command(Command::Kill(cause)) => return Some(cause),
-                Received::Command(Command::Signal(signal)) if state.status.is_none() => {
-                    let _ = sys::kill(state.leader, signal);
-                }
+                Received::Command(Command::Signal(signal)) => state.signal(signal),
                 Received::Command(command) => state.time(plan, command),
                 Received::Nothing => {}
             }
@@ -277,6 +310,15 @@ fn watch(plan: &Plan, state: &mut State, signals: RawFd) -> Option<Cause> {
                 .is_some_and(|deadline| now() >= deadline);
             return Some(if late { Cause::TimedOut } else { Cause::Leader });
         }
+    }
+}
+
+/// Reaps the children that the signal descriptor told of.
+fn reap_ended(signals: RawFd, state: &mut State) {
+    let mut buffer = [0; 512];
+    while sys::read(signals, &mut buffer).is_ok_and(|count| count > 0) {}
+    while let Ok(Some((pid, status))) = sys::reap(libc::WNOHANG) {
+        state.reaped(pid, status);
     }
 }
 
@@ -372,5 +414,6 @@ fn summary(plan: &Plan, state: &State, cause: Cause) -> Summary {
         cpu_nanos: cpu_nanos.saturating_sub(state.used_before),
         peak_bytes,
         oom_kills,
+        unmediated: state.unmediated,
     }
 }

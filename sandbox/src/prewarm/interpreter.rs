@@ -66,6 +66,7 @@ impl Interpreter {
             collect,
             namespaces,
             waits: _,
+            supervision,
         } = template;
         let mut env = env.clone();
         let own = env
@@ -99,6 +100,7 @@ impl Interpreter {
             collect: *collect,
             namespaces: *namespaces,
             waits: true,
+            supervision: supervision.clone(),
         })
     }
 }
@@ -118,12 +120,16 @@ pub(crate) fn alike(one: &Spec, other: &Spec) -> bool {
         collect,
         namespaces,
         waits,
+        supervision,
     } = one;
     let same_namespaces = matches!(
         (namespaces, &other.namespaces),
         (Namespaces::Auto, Namespaces::Auto) | (Namespaces::Off, Namespaces::Off)
     );
-    *env == other.env
+    // Whoever is asked about one program is not asked about another.
+    let supervised = supervision.is_some() || other.supervision.is_some();
+    !supervised
+        && *env == other.env
         && *grants == other.grants
         && *limits == other.limits
         && *network == other.network

@@ -19,6 +19,8 @@ pub(crate) enum Answer {
     Allow,
     Errno(u16),
     KillProcess,
+    /// The listener is asked, and the call is held until it has answered.
+    Notify,
 }
 
 impl Answer {
@@ -28,6 +30,7 @@ impl Answer {
             Self::Allow => 0x7fff_0000,
             Self::Errno(errno) => 0x0005_0000 | errno as u32,
             Self::KillProcess => 0x8000_0000,
+            Self::Notify => 0x7fc0_0000,
         }
     }
 }
@@ -47,6 +50,15 @@ impl Verdict {
             otherwise: answer,
         }
     }
+
+    /// Whether the call is held with some arguments.
+    #[cfg(test)]
+    pub(crate) fn holds(&self) -> bool {
+        let rules = self.rules.iter().map(|(_, answer)| *answer);
+        rules
+            .chain([self.otherwise])
+            .any(|answer| answer == Answer::Notify)
+    }
 }
 
 /// Calls by number. What is not in it gets `missing`.
@@ -54,6 +66,29 @@ impl Verdict {
 pub(crate) struct Table {
     pub(crate) calls: BTreeMap<u32, Verdict>,
     pub(crate) missing: Answer,
+}
+
+impl Table {
+    /// Holds a call that is allowed under these conditions, after what is said of it already.
+    pub(crate) fn hold(&mut self, number: u32, when: &'static [Condition]) {
+        let verdict = self.calls.get_mut(&number);
+        let verdict = verdict.filter(|verdict| verdict.otherwise == Answer::Allow);
+        if let Some(verdict) = verdict {
+            verdict.rules.push((when, Answer::Notify));
+        }
+    }
+
+    /// Answers what would be held.
+    pub(crate) fn with_held_calls_answered(mut self, answer: Answer) -> Self {
+        let rules = self
+            .calls
+            .values_mut()
+            .flat_map(|verdict| &mut verdict.rules);
+        for (_, held) in rules.filter(|(_, held)| *held == Answer::Notify) {
+            *held = answer;
+        }
+        self
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -71,6 +106,7 @@ const JUMP: u16 = 0x05; // BPF_JMP | BPF_JA
 const IF_EQUAL: u16 = 0x15; // BPF_JMP | BPF_JEQ | BPF_K
 const IF_AT_LEAST: u16 = 0x35; // BPF_JMP | BPF_JGE | BPF_K
 const IF_BITS: u16 = 0x45; // BPF_JMP | BPF_JSET | BPF_K
+const AND: u16 = 0x54; // BPF_ALU | BPF_AND | BPF_K
 const RETURN: u16 = 0x06; // BPF_RET | BPF_K
 
 const fn instruction(code: u16, k: u32) -> Instruction {
@@ -166,6 +202,11 @@ fn rule(conditions: &[Condition], then: Answer) -> Option<Vec<Instruction>> {
             Condition::IsNot(argument, value) => {
                 vec![low(argument), jump(IF_EQUAL, value, miss, 0)]
             }
+            Condition::Masked(argument, mask, value) => vec![
+                low(argument),
+                instruction(AND, mask),
+                jump(IF_EQUAL, value, 0, miss),
+            ],
             Condition::Has(argument, bits) => {
                 let (low_bits, high_bits) = (bits & 0xffff_ffff, bits >> 32);
                 vec![

@@ -32,6 +32,10 @@ fn run(program: &[Instruction], data: &[u32]) -> u32 {
                 at += k as usize;
                 continue;
             }
+            AND => {
+                accumulator &= k;
+                continue;
+            }
             RETURN => return k,
             IF_EQUAL => accumulator == k,
             IF_AT_LEAST => accumulator >= k,
@@ -47,6 +51,7 @@ fn expected(table: &Table, number: u32, arguments: [u64; 6]) -> u32 {
     let holds = |condition: &Condition| match *condition {
         Condition::Is(at, value) => low(arguments[usize::from(at)]) == value,
         Condition::IsNot(at, value) => low(arguments[usize::from(at)]) != value,
+        Condition::Masked(at, mask, value) => low(arguments[usize::from(at)]) & mask == value,
         Condition::Has(at, bits) => arguments[usize::from(at)] & bits != 0,
     };
     let answer = table.calls.get(&number).map_or(table.missing, |verdict| {
@@ -72,6 +77,11 @@ fn edges(table: &Table, number: u32) -> Vec<u64> {
             Condition::Is(_, value) | Condition::IsNot(_, value) => {
                 let value = u64::from(value);
                 edges.extend([value, value ^ 1, value | 1 << 32, value | 0xffff_ffff << 32]);
+            }
+            Condition::Masked(_, mask, value) => {
+                let (mask, value) = (u64::from(mask), u64::from(value));
+                let outside = u64::from(u32::MAX) & !mask;
+                edges.extend([value, value | outside, value ^ mask, value | 1 << 32]);
             }
             Condition::Has(_, bits) => {
                 let each = (0..64).map(|shift| 1 << shift);
@@ -129,7 +139,7 @@ fn the_tree_is_shallow_and_the_kernel_would_take_it() {
             let furthest = match *code {
                 JUMP => *k as usize,
                 RETURN => continue,
-                LOAD => 0,
+                LOAD | AND => 0,
                 _ => usize::from((*jt).max(*jf)),
             };
             assert!(at + 1 + furthest < program.len());

@@ -4,7 +4,7 @@
 //! A call that is in neither list gives `ENOSYS`; it is named here where a program should learn
 //! "not permitted" rather than "not there".
 
-use super::Condition::{Has, Is, IsNot};
+use super::Condition::{Has, Is, IsNot, Masked};
 use super::{Group, Rule};
 
 /// Flags of `clone` that make namespaces. `CLONE_NEWTIME` shares its bit with the exit signal's
@@ -151,12 +151,37 @@ pub(crate) const RULES: &[Rule] = &[
     },
 ];
 
-/// Denied where nothing keeps a Unix socket from those of others.
-pub(crate) const WITHOUT_SOCKET_SEPARATION: &[Rule] = &[Rule {
-    reason: "a socket of another process could be reached; pairs stay",
-    call: libc::SYS_socket,
-    when: &[],
-}];
+/// Bits of a socket's type beside its flags.
+const SOCKET_TYPE: u32 = 0xf;
+const DATAGRAM: u32 = libc::SOCK_DGRAM as u32;
+/// The kernel makes a datagram socket of a raw one.
+const RAW: u32 = libc::SOCK_RAW as u32;
+
+/// Denied where nothing keeps a Unix socket from those of others. What a stream is connected to is
+/// looked at by the supervisor; a datagram can be sent anywhere by each message, and the address is
+/// in memory, where no filter sees it.
+pub(crate) const WITHOUT_SOCKET_SEPARATION: &[Rule] = &[
+    Rule {
+        reason: "a socket of another process could be reached with each message",
+        call: libc::SYS_socket,
+        when: &[Masked(1, SOCKET_TYPE, DATAGRAM)],
+    },
+    Rule {
+        reason: "a socket of another process could be reached with each message",
+        call: libc::SYS_socket,
+        when: &[Masked(1, SOCKET_TYPE, RAW)],
+    },
+    Rule {
+        reason: "also a socket of a pair reaches others",
+        call: libc::SYS_socketpair,
+        when: &[Masked(1, SOCKET_TYPE, DATAGRAM)],
+    },
+    Rule {
+        reason: "also a socket of a pair reaches others",
+        call: libc::SYS_socketpair,
+        when: &[Masked(1, SOCKET_TYPE, RAW)],
+    },
+];
 
 /// Denied where no IPC namespace separates these objects from the host's.
 pub(crate) const WITHOUT_IPC_NAMESPACE: &[Rule] = &[
@@ -282,12 +307,56 @@ pub(crate) const WITHOUT_PID_NAMESPACE: &[Rule] = &[
     },
 ];
 
-/// Denied where the tree of files is the host's: Landlock has no say in it.
-pub(crate) const WITHOUT_PRIVATE_ROOT: &[Rule] = &[Rule {
-    reason: "tells the names of files that others make, in directories that may not be read",
-    call: libc::SYS_inotify_add_watch,
-    when: &[],
-}];
+/// Denied where the tree of files is the host's: Landlock has no say in it. The requests change a
+/// file through a descriptor that is open for reading alone.
+pub(crate) const WITHOUT_PRIVATE_ROOT: &[Rule] = &[
+    Rule {
+        reason: "tells the names of files that others make, in directories that may not be read",
+        call: libc::SYS_inotify_add_watch,
+        when: &[],
+    },
+    Rule {
+        reason: "requests of file systems: flags, encryption, verity; the two queries stay",
+        call: libc::SYS_ioctl,
+        when: &[
+            Masked(1, REQUEST_TYPE, FS_REQUESTS),
+            IsNot(1, FS_IOC_GETFLAGS),
+            IsNot(1, FS_IOC_FIEMAP),
+        ],
+    },
+    Rule {
+        reason: "sets a file's flags and project",
+        call: libc::SYS_ioctl,
+        when: &[Is(1, FS_IOC_FSSETXATTR)],
+    },
+    Rule {
+        reason: "sets a file's version",
+        call: libc::SYS_ioctl,
+        when: &[Is(1, FS_IOC_SETVERSION)],
+    },
+    Rule {
+        reason: "requests of btrfs make and remove subvolumes; clones between open files stay",
+        call: libc::SYS_ioctl,
+        when: &[
+            Masked(1, REQUEST_TYPE, BTRFS_REQUESTS),
+            IsNot(1, FICLONE),
+            IsNot(1, FICLONERANGE),
+            IsNot(1, FIDEDUPERANGE),
+        ],
+    },
+];
+
+/// Bits of a request that name its family.
+const REQUEST_TYPE: u32 = 0xff00;
+const FS_REQUESTS: u32 = (b'f' as u32) << 8;
+const FS_IOC_GETFLAGS: u32 = 0x8008_6601;
+const FS_IOC_FIEMAP: u32 = 0xC020_660B;
+const FS_IOC_FSSETXATTR: u32 = 0x401C_5820;
+const FS_IOC_SETVERSION: u32 = 0x4008_7602;
+const BTRFS_REQUESTS: u32 = 0x9400;
+const FICLONE: u32 = 0x4004_9409;
+const FICLONERANGE: u32 = 0x4020_940D;
+const FIDEDUPERANGE: u32 = 0xC018_9436;
 
 /// Denied where a signal could reach other processes of the same user: no process namespace, no
 /// user of its own, and a Landlock before Linux 6.12. What names a process is not known to the

@@ -6,6 +6,9 @@
 //! 2. Calls and arguments that [`deny`] lists, with which a sandboxed program has no business, give
 //!    `EPERM`. Sockets of every family but Unix are here.
 //!
+//! 3. Rare calls that other layers leave open ([`mediate`]) are held until the supervisor has
+//!    performed them.
+//!
 //! A call of a foreign architecture (32-bit code on a 64-bit kernel) kills the process; x32 calls
 //! are in no list. The lists are data; [`bpf`] turns them into a program, once per process.
 
@@ -14,6 +17,7 @@ pub(crate) mod bpf;
 pub(crate) mod deny;
 #[cfg(any(test, feature = "fuzzing"))]
 mod kernel;
+pub(crate) mod mediate;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod misbehave;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -21,7 +25,8 @@ mod reference;
 
 use crate::sys::{self, Errno, Sys};
 use bpf::{Answer, Instruction, Table, Verdict};
-use std::collections::BTreeMap;
+use ringfence_protocol::Operation;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::OnceLock;
 
 /// Calls that are listed for one reason.
@@ -46,6 +51,8 @@ pub(crate) enum Condition {
     IsNot(u8, u32),
     /// Some of these bits are set, of all 64.
     Has(u8, u64),
+    /// These bits of the low 32 have this value.
+    Masked(u8, u32, u32),
 }
 
 /// A call that is denied with these arguments.
@@ -132,6 +139,58 @@ pub(crate) fn filter(separated: Separated) -> Result<&'static [Instruction], Fil
         .ok_or(FilterError)
 }
 
+/// The same filter, denying the calls that it holds. `None`: it holds none.
+pub(crate) fn refusing(
+    separated: Separated,
+) -> Result<Option<&'static [Instruction]>, FilterError> {
+    static COMPILED: [OnceLock<Option<Vec<Instruction>>>; Separated::VARIANTS] =
+        [const { OnceLock::new() }; Separated::VARIANTS];
+    if separated.root && separated.sockets {
+        return Ok(None);
+    }
+    let cell = COMPILED.get(separated.index()).ok_or(FilterError)?;
+    let refuse = |table: Table| {
+        let refused = Answer::Errno(small(libc::EPERM));
+        table.with_held_calls_answered(refused)
+    };
+    cell.get_or_init(|| bpf::assemble(&refuse(table(separated))))
+        .as_deref()
+        .map(Some)
+        .ok_or(FilterError)
+}
+
+/// The filter of a supervised program, which also holds what the program has to ask for.
+/// Connections are among what other layers leave open then.
+pub(crate) fn supervised(
+    separated: Separated,
+    operations: &BTreeSet<Operation>,
+) -> Result<Vec<Instruction>, FilterError> {
+    bpf::assemble(&supervised_table(separated, operations)).ok_or(FilterError)
+}
+
+fn supervised_table(separated: Separated, operations: &BTreeSet<Operation>) -> Table {
+    let mut table = table(separated);
+    if operations.contains(&Operation::Write) {
+        // Its flags are in memory, where no filter can see them.
+        table.calls.remove(&number(libc::SYS_openat2));
+        let lists = [mediate::WRITE, mediate::WRITE_OF_THIS_ARCHITECTURE];
+        for rule in lists.into_iter().flatten() {
+            table.hold(number(rule.call), rule.when);
+        }
+    }
+    for (operation, calls) in [
+        (Operation::Delete, mediate::DELETE),
+        (Operation::Rename, mediate::RENAME),
+    ] {
+        if operations.contains(&operation) {
+            for call in calls {
+                table.hold(number(*call), &[]);
+            }
+        }
+    }
+    table
+}
+
 /// Every call of the lists, and its answer.
 pub(crate) fn table(separated: Separated) -> Table {
     let refused = Answer::Errno(small(libc::EPERM));
@@ -173,14 +232,27 @@ pub(crate) fn table(separated: Separated) -> Table {
         let verdict = verdict.or_insert(Verdict::always(refused));
         verdict.rules.push((rule.when, refused));
     }
-    Table {
+    let mut table = Table {
         calls,
         missing: Answer::Errno(small(libc::ENOSYS)),
+    };
+    let mut groups = Vec::new();
+    if !separated.root {
+        groups.extend(mediate::METADATA);
+        groups.extend(mediate::METADATA_OF_THIS_ARCHITECTURE);
     }
+    if !separated.sockets {
+        groups.extend(mediate::SOCKETS);
+    }
+    for call in groups.iter().flat_map(|group| group.calls) {
+        table.hold(number(*call), &[]);
+    }
+    table
 }
 
-/// Puts a filter in force for the calling thread and what it starts.
-pub(crate) fn install(program: &[Instruction]) -> Sys<()> {
+/// Puts a filter in force for the calling thread and what it starts. With the flag for a listener
+/// the result is its descriptor.
+pub(crate) fn install(program: &[Instruction], flags: usize) -> Sys<usize> {
     let len = u16::try_from(program.len()).map_err(|_range| Errno(libc::EINVAL))?;
     let filter = libc::sock_fprog {
         len,
@@ -188,12 +260,14 @@ pub(crate) fn install(program: &[Instruction]) -> Sys<()> {
     };
     let args = [
         libc::SECCOMP_SET_MODE_FILTER as usize,
-        0,
+        flags,
         &raw const filter as usize,
     ];
     #[expect(unsafe_code, reason = "a system call")]
     // SAFETY: the kernel reads the header and `len` instructions; both outlive the call.
-    unsafe { sys::call(libc::SYS_seccomp, args) }.map(drop)
+    unsafe {
+        sys::call(libc::SYS_seccomp, args)
+    }
 }
 
 fn number(call: libc::c_long) -> u32 {
@@ -216,6 +290,21 @@ mod tests {
     }
 
     #[test]
+    fn what_is_held_can_be_refused_instead() {
+        let everything: BTreeSet<Operation> = Operation::ALL.into();
+        for separated in Separated::all() {
+            let holds = |table: &Table| table.calls.values().any(Verdict::holds);
+            let plain = table(separated);
+            assert_eq!(holds(&plain), !separated.root || !separated.sockets);
+            assert_eq!(holds(&plain), refusing(separated).unwrap().is_some());
+            let refuse = Answer::Errno(small(libc::EPERM));
+            assert!(!holds(&plain.with_held_calls_answered(refuse)));
+            assert!(holds(&supervised_table(separated, &everything)));
+            supervised(separated, &everything).unwrap();
+        }
+    }
+
+    #[test]
     fn signals_stay_in_the_process_group_where_nothing_else_keeps_them() {
         let separated = Separated {
             sockets: true,
@@ -227,7 +316,7 @@ mod tests {
         };
         let answers = std::thread::spawn(move || {
             sys::prctl(libc::PR_SET_NO_NEW_PRIVS, [1, 0, 0, 0]).unwrap();
-            install(filter(separated).unwrap()).unwrap();
+            install(filter(separated).unwrap(), 0).unwrap();
             let me = std::process::id() as usize;
             let everybody = usize::MAX;
             [
@@ -274,6 +363,22 @@ mod tests {
             deny::WITH_LASTING_FILES,
             deny::WITH_LASTING_FILES_OF_THIS_ARCHITECTURE,
         ];
+        let mediated = [
+            mediate::METADATA,
+            mediate::METADATA_OF_THIS_ARCHITECTURE,
+            mediate::SOCKETS,
+        ];
+        for group in mediated.into_iter().flatten() {
+            assert!(!group.reason.is_empty());
+            for call in group.calls {
+                assert!(seen.contains(call), "{call}: {}", group.reason);
+            }
+        }
+        let writes = [mediate::WRITE, mediate::WRITE_OF_THIS_ARCHITECTURE];
+        let writes = writes.into_iter().flatten().map(|rule| &rule.call);
+        for call in writes.chain(mediate::DELETE).chain(mediate::RENAME) {
+            assert!(seen.contains(call), "{call}");
+        }
         for rule in deny::RULES.iter().chain(lists.into_iter().flatten()) {
             assert!(seen.contains(&rule.call), "{}: {}", rule.call, rule.reason);
         }

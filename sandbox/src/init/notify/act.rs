@@ -1,0 +1,139 @@
+//! Operations that are prepared, perhaps asked about, and then performed.
+//!
+//! What is prepared holds everything open that the operation is about, and has read everything of
+//! the program's memory: between the question and the deed the program can change nothing of it.
+
+#![expect(unsafe_code, reason = "system calls that take strings")]
+
+use super::connect;
+use super::files::Open;
+use super::resolve::Entry;
+use super::target::{PATH, ProcPath, read_link};
+use super::{Fd, Performed};
+use crate::questions::LONGEST;
+use crate::sys::{self, Errno, Sys, signed};
+use ringfence_protocol::Operation;
+use std::os::fd::RawFd;
+
+/// A prepared operation.
+#[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is no allocator here, and the table of these is small"
+)]
+pub(super) enum Act {
+    Connect(connect::Ready),
+    Open(Open),
+    Truncate { object: Fd, len: u64 },
+    Remove { entry: Entry, flags: i32 },
+    Rename { from: Entry, to: Entry, flags: u32 },
+}
+
+impl Act {
+    /// What it is to whoever is asked. `None`: nobody is.
+    pub(super) fn operation(&self) -> Option<Operation> {
+        match self {
+            Self::Connect(_) => Some(Operation::Connect),
+            Self::Open(open) => open.is_asked().then_some(Operation::Write),
+            Self::Truncate { .. } => Some(Operation::Write),
+            Self::Remove { .. } => Some(Operation::Delete),
+            Self::Rename { .. } => Some(Operation::Rename),
+        }
+    }
+
+    pub(super) fn perform(&self, listener: RawFd, id: u64) -> Sys<Performed> {
+        let done = match self {
+            Self::Connect(ready) => return ready.perform(listener, id),
+            Self::Open(open) => return open.perform(listener, id),
+            Self::Truncate { object, len } => {
+                let path = name_of(object);
+                let len = usize::try_from(*len).map_err(|_range| Errno(libc::EINVAL))?;
+                let args = [path.as_c_str().as_ptr() as usize, len];
+                // SAFETY: the path ends with NUL and outlives the call.
+                unsafe { sys::call(libc::SYS_truncate, args) }.map(drop)
+            }
+            Self::Remove { entry, flags } => sys::unlinkat(entry.directory.0, entry.name(), *flags),
+            Self::Rename { from, to, flags } => {
+                let args = [
+                    signed(from.directory.0),
+                    from.name().as_ptr() as usize,
+                    signed(to.directory.0),
+                    to.name().as_ptr() as usize,
+                    *flags as usize,
+                ];
+                // SAFETY: both names end with NUL and outlive the call.
+                unsafe { sys::call(libc::SYS_renameat2, args) }.map(drop)
+            }
+        };
+        done.map(|()| Performed::Done)
+    }
+
+    /// Writes down what it is about, and for a renaming the new path.
+    pub(super) fn describe(&self, text: &mut Text) -> Sys<()> {
+        match self {
+            Self::Connect(ready) => ready.describe(text),
+            Self::Open(open) => open.describe(text),
+            Self::Truncate { object, .. } => text.object(object),
+            Self::Remove { entry, .. } => text.entry(entry),
+            Self::Rename { from, to, .. } => {
+                text.entry(from)?;
+                text.divide();
+                text.entry(to)
+            }
+        }
+    }
+}
+
+/// A path that stands for what a descriptor of this process does.
+pub(super) fn name_of(object: &Fd) -> ProcPath {
+    ProcPath::new(b"/proc/self/fd/").number(object.0.cast_unsigned())
+}
+
+/// One or two paths, one after the other.
+pub(super) struct Text {
+    bytes: [u8; 2 * LONGEST],
+    len: usize,
+    first: Option<usize>,
+}
+
+impl Text {
+    pub(super) const fn new() -> Self {
+        Self {
+            bytes: [0; 2 * LONGEST],
+            len: 0,
+            first: None,
+        }
+    }
+
+    pub(super) fn push(&mut self, part: &[u8]) -> Sys<()> {
+        let end = self.len.saturating_add(part.len());
+        let slot = self.bytes.get_mut(self.len..end);
+        slot.ok_or(Errno(libc::ENAMETOOLONG))?.copy_from_slice(part);
+        self.len = end;
+        Ok(())
+    }
+
+    pub(super) fn object(&mut self, object: &Fd) -> Sys<()> {
+        let mut buffer = [0; PATH];
+        let path = read_link(name_of(object).as_c_str(), &mut buffer)?;
+        self.push(path)
+    }
+
+    pub(super) fn entry(&mut self, entry: &Entry) -> Sys<()> {
+        self.object(&entry.directory)?;
+        self.push(b"/")?;
+        self.push(entry.name().to_bytes())
+    }
+
+    fn divide(&mut self) {
+        self.first = Some(self.len);
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        self.bytes.get(..self.len).unwrap_or_default()
+    }
+
+    pub(super) fn first_len(&self) -> usize {
+        self.first.unwrap_or(self.len)
+    }
+}

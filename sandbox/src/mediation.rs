@@ -1,0 +1,85 @@
+//! What the supervisor is to do on the program's behalf, as the caller prepares it.
+
+use crate::namespaces::Attempt;
+use crate::plan::{MediatedRoot, Mediation, Supervised};
+use crate::seccomp::{self, FilterError, Separated};
+use crate::{Access, Layer, SpawnError, Spec, view};
+use ringfence_protocol::Operation;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicI32;
+
+/// The mediation where other layers leave a gap or the caller wants to be asked: the program may
+/// change what lies in its own directories and in what is granted for writing.
+pub(crate) fn plan(
+    spec: &Spec,
+    separated: Separated,
+    own: [&PathBuf; 2],
+    attempt: &Attempt,
+    questions: Option<&OwnedFd>,
+) -> Result<Option<Mediation>, SpawnError> {
+    let failed = |error: FilterError| SpawnError::LayerUnavailable {
+        layer: Layer::Seccomp,
+        why: error.to_string(),
+    };
+    let asked = spec.supervision.as_ref().zip(questions);
+    let refusing = seccomp::refusing(separated).map_err(failed)?;
+    if asked.is_none() && refusing.is_none() {
+        return Ok(None);
+    }
+    let own_filter =
+        asked.map(|(supervision, _)| seccomp::supervised(separated, &supervision.operations));
+    let supervision = asked.map(|(supervision, questions)| Supervised {
+        questions: questions.as_raw_fd(),
+        file_size: spec.limits.file_size,
+        connect: supervision.operations.contains(&Operation::Connect),
+        limit: u64::try_from(supervision.limit.as_nanos()).unwrap_or(u64::MAX),
+        default: supervision.default,
+    });
+    Ok(Some(Mediation {
+        own_filter: own_filter.transpose().map_err(failed)?,
+        refusing: refusing.unwrap_or_default(),
+        roots: roots(spec, own, separated.root)?,
+        abstract_sockets: attempt.has(Layer::NetNs),
+        supervision,
+    }))
+}
+
+fn roots(
+    spec: &Spec,
+    own: [&PathBuf; 2],
+    private_root: bool,
+) -> Result<Vec<MediatedRoot>, SpawnError> {
+    let mut roots = Vec::new();
+    for path in own {
+        roots.push(root(path, None)?);
+    }
+    if private_root {
+        roots.push(root(Path::new("/dev/shm"), None)?);
+    }
+    let writable = |grant: &&crate::Grant| grant.access == Access::ReadWrite;
+    for grant in spec.grants.iter().filter(writable) {
+        if private_root {
+            // A mount at this very place.
+            roots.push(root(&grant.path, None)?);
+            continue;
+        }
+        let path = grant
+            .path
+            .canonicalize()
+            .map_err(|source| SpawnError::InvalidInput {
+                what: format!("the granted path {:?} cannot be used: {source}", grant.path),
+            })?;
+        let alias = (path != grant.path).then_some(grant.path.as_path());
+        roots.push(root(&path, alias)?);
+    }
+    Ok(roots)
+}
+
+fn root(path: &Path, alias: Option<&Path>) -> Result<MediatedRoot, SpawnError> {
+    Ok(MediatedRoot {
+        path: view::c_string(path)?,
+        alias: alias.map(view::c_string).transpose()?,
+        opened: AtomicI32::new(-1),
+    })
+}

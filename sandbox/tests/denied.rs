@@ -1,0 +1,151 @@
+//! Sandboxes in surroundings that deny something: a container's filter that has the only listener,
+//! or that forbids mounts. The filter is put around a thread, from which the sandbox is started.
+#![cfg(target_os = "linux")]
+#![expect(
+    clippy::unwrap_used,
+    unsafe_code,
+    reason = "a test stops where it is surprised, and installs a filter that no crate can"
+)]
+
+mod common;
+
+use common::{Outcome, is_root, python, run, skipped};
+use ringfence_sandbox::{Layer, LayerStatus, Namespaces};
+use std::os::fd::{FromRawFd as _, OwnedFd};
+use std::thread;
+
+const CHANGES: &str = "
+import errno, os, socket, sys, threading
+def attempt(name, function):
+    try: function(); print(name, 'ok')
+    except OSError as error: print(name, errno.errorcode[error.errno])
+open('file', 'w').close()
+attempt('chmod', lambda: os.chmod('file', 0o600))
+attempt('utime', lambda: os.utime(os.path.abspath('file')))
+attempt('descriptor', lambda: os.fchmod(os.open('file', os.O_RDONLY), 0o640))
+attempt('outside', lambda: os.chmod('/usr/bin/env', 0o755))
+def connect():
+    server = socket.socket(socket.AF_UNIX); server.bind('own'); server.listen()
+    socket.socket(socket.AF_UNIX).connect('own')
+attempt('connect', connect)
+thread = threading.Thread(target=lambda: attempt('thread', lambda: os.chmod('file', 0o600)))
+thread.start(); thread.join()
+";
+
+/// A filter that answers one call with `EPERM`, and lets everything else through.
+fn filter(denied: libc::c_long) -> [libc::sock_filter; 4] {
+    let step = |code: u32, jt, jf, k| libc::sock_filter {
+        code: code.try_into().unwrap(),
+        jt,
+        jf,
+        k,
+    };
+    let refuse = libc::SECCOMP_RET_ERRNO | libc::EPERM.unsigned_abs();
+    [
+        step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
+        step(
+            libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
+            0,
+            1,
+            denied.try_into().unwrap(),
+        ),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, refuse),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ]
+}
+
+/// Puts a filter around this thread. Gives what the kernel says.
+fn surround(mut filter: [libc::sock_filter; 4], flags: libc::c_ulong) -> libc::c_long {
+    let header = libc::sock_fprog {
+        len: filter.len().try_into().unwrap(),
+        filter: filter.as_mut_ptr(),
+    };
+    let mode = libc::SECCOMP_SET_MODE_FILTER;
+    // SAFETY: takes no pointers.
+    let set = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
+    assert_eq!(set, 0);
+    // SAFETY: the kernel reads the header and as many instructions as it says.
+    let result = unsafe { libc::syscall(libc::SYS_seccomp, mode, flags, &raw const header) };
+    assert!(result >= 0);
+    result
+}
+
+fn answers(outcome: &Outcome) -> Vec<String> {
+    assert_eq!(outcome.code(), 0, "{}", outcome.errors());
+    outcome.text().lines().map(str::to_owned).collect()
+}
+
+fn why_no_mounts(outcome: &Outcome) -> String {
+    let layers = outcome.report.layers.iter();
+    let mut found = layers.filter(|state| state.layer == Layer::MountNs);
+    match &found.next().unwrap().status {
+        LayerStatus::Missing { why } => why.clone(),
+        LayerStatus::Active => String::new(),
+    }
+}
+
+#[test]
+fn without_a_listener_the_calls_are_refused_and_the_report_says_so() {
+    let outcome = thread::spawn(|| {
+        let listener = surround(
+            filter(libc::SYS_reboot),
+            libc::SECCOMP_FILTER_FLAG_NEW_LISTENER,
+        );
+        // SAFETY: the kernel has just made this descriptor.
+        let _listener = unsafe { OwnedFd::from_raw_fd(listener.try_into().unwrap()) };
+        run(python(CHANGES, Namespaces::Off))
+    });
+    let outcome = outcome.join().unwrap();
+    assert_eq!(
+        answers(&outcome),
+        [
+            "chmod EPERM",
+            "utime EPERM",
+            "descriptor EPERM",
+            "outside EPERM",
+            "connect EPERM",
+            "thread EPERM"
+        ]
+    );
+    let why = why_no_mounts(&outcome);
+    assert!(
+        why.contains("no notifications") && why.contains("busy"),
+        "{why}"
+    );
+}
+
+#[test]
+fn without_mounts_but_with_own_process_numbers_the_right_process_is_looked_at() {
+    if !is_root() {
+        return skipped("only root has a process namespace without a mount namespace");
+    }
+    let outcome = thread::spawn(|| {
+        surround(filter(libc::SYS_mount), 0);
+        run(python(CHANGES, Namespaces::Auto))
+    });
+    let outcome = outcome.join().unwrap();
+    let has = |layer| {
+        outcome
+            .report
+            .layers
+            .iter()
+            .any(|state| state.layer == layer && state.is_active())
+    };
+    assert!(
+        has(Layer::PidNs) && !has(Layer::MountNs),
+        "{:?}",
+        outcome.report
+    );
+    assert_eq!(
+        answers(&outcome),
+        [
+            "chmod ok",
+            "utime ok",
+            "descriptor ok",
+            "outside EPERM",
+            "connect ok",
+            "thread ok"
+        ]
+    );
+    assert!(!why_no_mounts(&outcome).contains("notifications"));
+}
