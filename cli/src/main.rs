@@ -2,6 +2,7 @@
 //!
 //! Each subcommand has a file of its own; all of them use only the public API of `ringfence`.
 
+mod ask;
 mod doctor;
 mod image;
 mod json;

@@ -3,9 +3,10 @@
 use anyhow::Context as _;
 use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
-use ringfence::{Command, Engine, Isolation, Layer, Limits, Sandbox, Stdio};
+use ringfence::{Command, Engine, Isolation, Layer, Limits, Operation, Sandbox, Stdio};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
+use std::io::IsTerminal as _;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -78,6 +79,9 @@ pub(crate) struct Options {
     /// Run nothing unless this layer is in force; may be repeated
     #[arg(long, value_name = "LAYER")]
     require: Vec<Layer>,
+    /// Ask on the terminal before the program does these: write, delete, rename, connect
+    #[arg(long, value_name = "OPERATIONS", value_delimiter = ',')]
+    ask: Vec<Operation>,
     /// Folder of the guest image instead of $RINGFENCE_IMAGE or the one in the user's cache
     #[arg(long, value_name = "DIR")]
     image: Option<PathBuf>,
@@ -141,7 +145,12 @@ impl Options {
                 .with_context(|| format!("cannot write the console to {}", path.display()))?;
             builder = builder.vm_log(file);
         }
-        Ok(builder.build()?)
+        let sandbox = builder.build()?;
+        if self.ask.is_empty() {
+            return Ok(sandbox);
+        }
+        let policy = crate::ask::policy(self.ask.iter().copied())?;
+        Ok(sandbox.supervise(policy.limit(self.timeout)))
     }
 
     /// Whether files are to be collected.
@@ -174,6 +183,8 @@ impl Options {
                 })?;
                 Stdio::from(file)
             }
+            // The terminal is where the answers come from.
+            None if !self.ask.is_empty() && std::io::stdin().is_terminal() => Stdio::null(),
             None => Stdio::inherit(),
         };
         Ok(command.stdin(stdin))

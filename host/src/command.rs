@@ -2,7 +2,7 @@
 
 use crate::collect::Collecting;
 use crate::stdio::{Kind, Stdio};
-use crate::{Child, Error, Output, Report, Sandbox};
+use crate::{Child, Error, Output, Policy, Report, Sandbox};
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -41,6 +41,7 @@ pub(crate) struct Request {
     pub(crate) files: Vec<InputFile>,
     pub(crate) stdin: bool,
     pub(crate) collecting: Option<Arc<Collecting>>,
+    pub(crate) policy: Option<Arc<Policy>>,
 }
 
 /// A program to be run in a [`Sandbox`], as [`std::process::Command`] is one to be run outside.
@@ -70,6 +71,7 @@ impl Command {
             files: Vec::new(),
             stdin: false,
             collecting: None,
+            policy: sandbox.policy.clone(),
         };
         Self {
             sandbox,
@@ -364,6 +366,7 @@ mod tests {
             files: vec![],
             stdin: false,
             collecting: None,
+            policy: None,
         }
     }
 

@@ -53,6 +53,7 @@ mod output;
 mod pump;
 mod sandbox;
 mod stdio;
+mod supervise;
 mod vmm;
 pub mod worker;
 
@@ -65,10 +66,12 @@ pub use language::{Language, UnknownLanguage, node, python, shell};
 pub use output::{Output, Report};
 pub use ringfence_image as image;
 pub use ringfence_protocol::{
-    Ended, Layer, LayerState, LayerStatus, Limits, Uncollected, UnknownLayer, Violation,
+    Decision, Ended, Layer, LayerState, LayerStatus, Limits, Operation, Uncollected, UnknownLayer,
+    UnknownOperation, Violation,
 };
 pub use sandbox::{Engine, Isolation, Sandbox, SandboxBuilder, UnknownName};
 pub use stdio::Stdio;
+pub use supervise::{Policy, Request};
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub use vmm::fuzzing;

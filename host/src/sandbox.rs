@@ -1,7 +1,7 @@
 //! What is the same for every execution: where it runs, what it may use, what it may reach.
 
 use crate::backend::{Machines, Prewarmed};
-use crate::{Command, Error};
+use crate::{Command, Error, Policy};
 use ringfence_protocol::{Layer, Limits};
 use std::ffi::OsString;
 use std::fmt;
@@ -169,6 +169,7 @@ pub(crate) struct Inner {
 #[derive(Debug, Clone)]
 pub struct Sandbox {
     pub(crate) inner: Arc<Inner>,
+    pub(crate) policy: Option<Arc<Policy>>,
 }
 
 impl Default for Sandbox {
@@ -208,6 +209,7 @@ impl Sandbox {
                 machines: Machines::default(),
                 prewarmed,
             }),
+            policy: None,
         }
     }
 }

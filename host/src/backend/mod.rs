@@ -78,6 +78,10 @@ impl Inner {
     /// Starts a program.
     pub(crate) fn start(self: &Arc<Self>, request: Request) -> Result<Session, Error> {
         match self.config.isolation.resolve() {
+            Isolation::Vm if request.policy.is_some() => Err(Error::Unsupported {
+                what: "supervised execution in a VM",
+                why: "its agent cannot ask the caller; use isolation process".into(),
+            }),
             Isolation::Vm => vm::start(self, request),
             #[cfg(target_os = "linux")]
             _ => process::start(&self.config, &self.prewarmed, request),

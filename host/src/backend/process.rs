@@ -1,53 +1,24 @@
 //! The Linux sandbox on the host's own kernel.
 
+mod collect;
+mod prewarmed;
+mod refusals;
+mod watch;
+
 use super::{Control, Session};
-use crate::collect::{Breach, Collecting};
+use crate::collect::Collecting;
 use crate::command::{Request, Source};
 use crate::error::chain;
 use crate::sandbox::Config;
 use crate::{Error, Isolation};
-use ringfence_protocol::{CHUNK, Ended, Layer, LayerState, Network, Report};
+pub(crate) use prewarmed::Prewarmed;
+use ringfence_protocol::{Ended, Layer, LayerState, Network, Report};
 use ringfence_sandbox::{
-    Access, Content, Finished, Grant, InputFile, Interpreter, Killer, Patterns, Pool, Running,
-    SpawnError, Spec, Stdin, WorkspacePath,
+    Access, Content, Grant, InputFile, Killer, Patterns, Running, SpawnError, Spec, Stdin,
+    WorkspacePath,
 };
-use std::ffi::OsString;
-use std::io::Read;
 use std::sync::{Arc, Mutex, PoisonError};
-
-/// The interpreters that wait for code, if the configuration asks for some.
-#[derive(Debug, Default)]
-pub(crate) struct Prewarmed(Option<Pool>);
-
-impl Prewarmed {
-    pub(crate) fn new(config: &Config) -> Result<Self, Error> {
-        if config.prewarm == 0 || config.isolation.resolve() != Isolation::Process {
-            return Ok(Self::default());
-        }
-        let template = spec(
-            config,
-            Request {
-                program: OsString::new(),
-                args: Vec::new(),
-                env: config.env.clone(),
-                files: Vec::new(),
-                stdin: false,
-                collecting: None,
-            },
-        )?;
-        let pool = Pool::new(Interpreter::PYTHON, template, config.prewarm);
-        pool.map(|pool| Self(Some(pool))).map_err(Error::system(
-            "cannot start a thread for the prewarmed pool",
-        ))
-    }
-
-    pub(crate) fn wait_until_full(&self) -> Result<(), Error> {
-        let Some(pool) = &self.0 else { return Ok(()) };
-        pool.wait_until_full().map_err(|error| Error::Sandbox {
-            message: chain(&error),
-        })
-    }
-}
+use watch::Watch;
 
 pub(super) fn start(
     config: &Config,
@@ -60,8 +31,9 @@ pub(super) fn start(
     });
     let collecting = collecting.zip(patterns.transpose()?);
     let limit = config.limits.workspace;
+    let policy = request.policy.clone();
     let spec = spec(config, request)?;
-    let waiting = prewarmed.0.as_ref().and_then(|pool| pool.take(&spec));
+    let waiting = prewarmed.take(&spec);
     let mut running = match waiting {
         Some(running) => running,
         None => ringfence_sandbox::spawn(spec).map_err(spawn_error)?,
@@ -69,6 +41,10 @@ pub(super) fn start(
     let missing = || Error::Sandbox {
         message: "the sandbox gave no output stream".into(),
     };
+    let questions = running.questions.take();
+    let watch = questions
+        .zip(policy)
+        .map(|(questions, policy)| Watch::start(questions, policy));
     Ok(Session {
         stdin: running.stdin.take(),
         stdout: running.stdout.take().ok_or_else(missing)?,
@@ -78,6 +54,7 @@ pub(super) fn start(
             running: Mutex::new(Some(running)),
             collecting,
             limit,
+            watch: Mutex::new(watch.transpose()?),
         }),
         isolation: Isolation::Process,
         engine: None,
@@ -91,6 +68,10 @@ fn spec(config: &Config, request: Request) -> Result<Spec, Error> {
     spec.collect = request.collecting.is_some();
     spec.limits = config.limits.clone();
     spec.network = Network::None;
+    spec.supervision = request
+        .policy
+        .as_ref()
+        .map(|policy| policy.supervision.clone());
     spec.require = config.require.clone();
     spec.stdin = if request.stdin {
         Stdin::Piped
@@ -133,44 +114,7 @@ struct Process {
     collecting: Option<(Arc<Collecting>, Patterns)>,
     /// Bytes that the workspace may hold.
     limit: Option<u64>,
-}
-
-/// Copies what matches from the workspace, in which nobody writes any more.
-fn collect(
-    finished: &Finished,
-    collecting: &Collecting,
-    patterns: &Patterns,
-    limit: Option<u64>,
-) -> Result<(), String> {
-    let broken = |Breach(what)| format!("the sandbox found {what}");
-    let found = finished.collect(patterns, limit);
-    let Some(found) = found.map_err(|error| chain(&error))? else {
-        return Ok(());
-    };
-    for (path, why) in &found.skipped {
-        collecting.skipped(path.as_bytes(), *why).map_err(broken)?;
-    }
-    let mut chunk = vec![0; CHUNK];
-    for file in &found.files {
-        let path = file.path.as_os_str();
-        let opened = found.open(file).map_err(|error| chain(&error))?;
-        collecting
-            .begin(file.path.as_bytes(), file.mode, file.size)
-            .map_err(broken)?;
-        let mut content = opened.take(file.size);
-        loop {
-            let read = content.read(&mut chunk);
-            let read = read.map_err(|error| format!("cannot read {path:?}: {error}"))?;
-            let Some(bytes) = chunk.get(..read).filter(|bytes| !bytes.is_empty()) else {
-                break;
-            };
-            collecting.data(bytes).map_err(broken)?;
-        }
-        if content.limit() > 0 {
-            return Err(format!("{path:?} lost {} bytes", content.limit()));
-        }
-    }
-    Ok(())
+    watch: Mutex<Option<Watch>>,
 }
 
 impl Control for Process {
@@ -198,12 +142,20 @@ impl Control for Process {
             message: chain(&error),
         })?;
         if let Some((collecting, patterns)) = &self.collecting
-            && let Err(why) = collect(&finished, collecting, patterns, self.limit)
+            && let Err(why) = collect::copy(&finished, collecting, patterns, self.limit)
         {
             collecting.fail(why);
         }
         let mut report = finished.report.clone();
         drop(finished);
+        let watch = self
+            .watch
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        report
+            .violations
+            .extend(watch.map(Watch::end).unwrap_or_default());
         report.layers.push(LayerState::missing(
             Layer::Vm,
             "process isolation shares the host's kernel; use isolation vm",

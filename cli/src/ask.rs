@@ -1,0 +1,137 @@
+//! `--ask`: a person at the terminal decides.
+
+use anyhow::Context as _;
+use ringfence::{Decision, Operation, Policy, Request};
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Write};
+use std::sync::{Mutex, PoisonError};
+
+/// Lines that are no answer before the question counts as refused.
+const TRIES: u32 = 3;
+/// Bytes of an answer at most.
+const LINE: u64 = 256;
+
+/// A policy that asks on the controlling terminal, whatever the standard streams are.
+pub(crate) fn policy(operations: impl IntoIterator<Item = Operation>) -> anyhow::Result<Policy> {
+    let open = || File::options().read(true).write(true).open("/dev/tty");
+    let failed = "--ask needs a terminal to ask on, and /dev/tty cannot be opened";
+    let (input, output) = (open().context(failed)?, open().context(failed)?);
+    let person = Mutex::new(Person {
+        input: BufReader::new(input),
+        output,
+        always: BTreeSet::new(),
+    });
+    Ok(Policy::new(operations, move |request| {
+        let mut person = person.lock().unwrap_or_else(PoisonError::into_inner);
+        // Nobody is there any more.
+        person.decide(request).unwrap_or(Decision::REFUSE)
+    }))
+}
+
+struct Person<I, O> {
+    input: I,
+    output: O,
+    always: BTreeSet<Operation>,
+}
+
+impl<I: BufRead, O: Write> Person<I, O> {
+    fn decide(&mut self, request: &Request) -> io::Result<Decision> {
+        if self.always.contains(&request.operation) {
+            return Ok(Decision::Allow);
+        }
+        let question = question(request);
+        for _ in 0..TRIES {
+            write!(
+                self.output,
+                "ringfence: {question}? [y]es, [n]o, [a]lways {}, [k]ill: ",
+                request.operation
+            )?;
+            self.output.flush()?;
+            let mut line = Vec::new();
+            let len = io::Read::take(&mut self.input, LINE).read_until(b'\n', &mut line)?;
+            if len == 0 {
+                break;
+            }
+            match line.trim_ascii() {
+                b"y" | b"yes" => return Ok(Decision::Allow),
+                b"n" | b"no" => return Ok(Decision::REFUSE),
+                b"k" | b"kill" => return Ok(Decision::Kill),
+                b"a" | b"always" => {
+                    self.always.insert(request.operation);
+                    return Ok(Decision::Allow);
+                }
+                _ => {}
+            }
+        }
+        Ok(Decision::REFUSE)
+    }
+}
+
+/// The question, in which what the program chose cannot move the cursor.
+fn question(request: &Request) -> String {
+    let process = request.process;
+    let path = request.path.to_string_lossy();
+    let what = match request.operation {
+        Operation::Write => format!("write to {path:?}"),
+        Operation::Delete => format!("delete {path:?}"),
+        Operation::Rename => {
+            let destination = request.destination.as_ref();
+            let destination = destination.map(|path| path.to_string_lossy());
+            format!("rename {path:?} to {:?}", destination.unwrap_or_default())
+        }
+        Operation::Connect => format!("connect to {path:?}"),
+        other => format!("{other} {path:?}"),
+    };
+    format!("process {process} wants to {what}; allow it")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    /// A request can only come from a program, so one is run.
+    #[test]
+    fn answers_are_understood() {
+        let checked = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&checked);
+        let policy = Policy::new([Operation::Write], move |request| {
+            let mut output = Vec::new();
+            let mut person = Person {
+                input: b"what\n y \nno\nkill\n\n\n\nalways\n".as_slice(),
+                output: &mut output,
+                always: BTreeSet::new(),
+            };
+            let answers: Vec<Decision> = std::iter::repeat_with(|| person.decide(request).unwrap())
+                .take(6)
+                .collect();
+            let refuse = Decision::REFUSE;
+            let expected = [
+                Decision::Allow,
+                refuse,
+                Decision::Kill,
+                refuse,
+                Decision::Allow,
+                Decision::Allow,
+            ];
+            let text = String::from_utf8(output).unwrap();
+            let good = answers == expected
+                && text.contains("write to \"")
+                && text.contains("a\\u{1b}[31m\\nb")
+                && !text.contains('\u{1b}');
+            seen.store(good, Ordering::Release);
+            Decision::Allow
+        });
+        let sandbox = ringfence::Sandbox::default().supervise(policy);
+        let output = sandbox
+            .command("sh")
+            .args(["-c", "echo x >\"$(printf 'a\\033[31m\\nb')\""])
+            .output();
+        if cfg!(target_os = "linux") {
+            assert!(output.unwrap().report.success());
+            assert!(checked.load(Ordering::Acquire));
+        }
+    }
+}

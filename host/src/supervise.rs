@@ -1,0 +1,102 @@
+//! Supervised execution: a program's operations wait for a policy of the caller's.
+//!
+//! A policy is a closure that runs in this process, in a thread of its own for each execution. What
+//! it is shown was looked up by the sandbox's supervisor, which holds it open meanwhile and then
+//! does exactly that, so that the program can change nothing between the question and the deed.
+
+use crate::Sandbox;
+use ringfence_protocol::{Decision, Operation, Supervision};
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a policy may think, unless said.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Something that a supervised program wants to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Request {
+    /// What.
+    pub operation: Operation,
+    /// To what; as the program sees it, without links. An abstract socket begins with `@`. The
+    /// bytes are the program's choice: escape them before they reach a terminal.
+    pub path: PathBuf,
+    /// The new path of what is renamed.
+    pub destination: Option<PathBuf>,
+    /// Which process asks, by its number in the sandbox.
+    pub process: u32,
+}
+
+type Decide = dyn Fn(&Request) -> Decision + Send + Sync;
+
+/// Which operations a program has to ask for, and who answers.
+#[must_use]
+pub struct Policy {
+    pub(crate) supervision: Supervision,
+    decide: Box<Decide>,
+}
+
+impl fmt::Debug for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Policy").field(&self.supervision).finish()
+    }
+}
+
+impl Policy {
+    /// A policy for these operations. What it does not answer within a minute is refused.
+    pub fn new(
+        operations: impl IntoIterator<Item = Operation>,
+        decide: impl Fn(&Request) -> Decision + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            supervision: Supervision {
+                operations: operations.into_iter().collect(),
+                limit: LIMIT,
+                default: Decision::REFUSE,
+            },
+            decide: Box::new(decide),
+        }
+    }
+
+    /// How long an answer may take.
+    pub const fn limit(mut self, time: Duration) -> Self {
+        self.supervision.limit = time;
+        self
+    }
+
+    #[cfg_attr(
+        not(target_os = "linux"),
+        expect(
+            dead_code,
+            reason = "programs are supervised in process isolation only"
+        )
+    )]
+    pub(crate) fn decide(&self, request: &Request) -> Decision {
+        (self.decide)(request)
+    }
+
+    /// What counts when an answer takes longer.
+    pub const fn otherwise(mut self, decision: Decision) -> Self {
+        self.supervision.default = decision;
+        self
+    }
+}
+
+impl Sandbox {
+    /// The same sandbox, whose commands ask this policy.
+    ///
+    /// Other operations go their way as before. What a policy allows is still confined: a path
+    /// outside of what the program may write to is refused without a question. Refusals are among
+    /// the [`violations`](crate::Report::violations) of the report.
+    ///
+    /// For [`Isolation::Process`](crate::Isolation::Process) only; in a VM the command does not
+    /// start.
+    pub fn supervise(&self, policy: Policy) -> Self {
+        Self {
+            inner: Arc::clone(&self.inner),
+            policy: Some(Arc::new(policy)),
+        }
+    }
+}

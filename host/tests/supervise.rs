@@ -1,0 +1,103 @@
+//! A policy of the caller's, through the public API.
+#![cfg(target_os = "linux")]
+#![expect(clippy::unwrap_used, reason = "a test stops where it is surprised")]
+
+use ringfence::{Decision, Ended, Error, Isolation, Operation, Policy, Sandbox};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+fn supervised(policy: Policy) -> Sandbox {
+    let sandbox = Sandbox::builder().isolation(Isolation::Process);
+    sandbox.build().unwrap().supervise(policy)
+}
+
+#[test]
+fn a_policy_sees_and_decides_and_the_report_names_what_it_refused() {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let seen_by_policy = Arc::clone(&seen);
+    let policy = Policy::new([Operation::Write, Operation::Delete], move |request| {
+        seen_by_policy.lock().unwrap().push(request.clone());
+        match request.operation {
+            Operation::Write => Decision::Allow,
+            _ => Decision::Deny(libc::EACCES),
+        }
+    });
+    let script = "echo x >kept; rm -f kept; cat kept";
+    let output = supervised(policy)
+        .command("sh")
+        .args(["-c", script])
+        .output()
+        .unwrap();
+    assert_eq!(output.stdout, b"x\n");
+    let seen = seen.lock().unwrap();
+    let [write, delete] = seen.as_slice() else {
+        panic!("{seen:?}");
+    };
+    assert_eq!(write.operation, Operation::Write);
+    assert!(write.path.ends_with("kept") && delete.path == write.path);
+    let [violation] = output.report.violations.as_slice() else {
+        panic!("{:?}", output.report);
+    };
+    assert_eq!(violation.operation, "delete");
+    assert!(
+        violation
+            .target
+            .as_deref()
+            .map(Path::new)
+            .unwrap()
+            .ends_with("kept")
+    );
+}
+
+#[test]
+fn a_kill_and_a_policy_that_thinks_too_long() {
+    let policy = Policy::new([Operation::Write], |_| Decision::Kill);
+    let output = supervised(policy)
+        .command("sh")
+        .args(["-c", "echo x >f; sleep 60"])
+        .output();
+    let report = output.unwrap().report;
+    assert_eq!(report.ended, Ended::Killed);
+    assert_eq!(report.violations.len(), 1);
+
+    let policy = Policy::new([Operation::Write], |_| {
+        // Longer than the execution may take.
+        std::thread::park_timeout(Duration::from_secs(600));
+        Decision::Allow
+    });
+    let policy = policy
+        .limit(Duration::from_millis(50))
+        .otherwise(Decision::Deny(libc::EROFS));
+    let output = supervised(policy)
+        .command("sh")
+        .args(["-c", "echo x >f || exit 7"])
+        .output();
+    let report = output.unwrap().report;
+    assert_ne!(report.ended, Ended::Exited { code: 0 });
+    assert_eq!(report.violations.len(), 1);
+}
+
+#[test]
+fn what_is_allowed_is_confined_all_the_same() {
+    let policy = Policy::new(Operation::ALL, |_| Decision::Allow);
+    let script = "echo x >/usr/x; echo x >/etc/x; rm -f /etc/passwd /usr/bin/env; echo done";
+    let output = supervised(policy)
+        .command("sh")
+        .args(["-c", script])
+        .output()
+        .unwrap();
+    assert_eq!(output.stdout, b"done\n");
+    assert!(Path::new("/usr/bin/env").exists() && !Path::new("/usr/x").exists());
+}
+
+#[test]
+fn a_vm_is_not_started_for_a_policy_that_it_cannot_ask() {
+    let sandbox = Sandbox::builder().isolation(Isolation::Vm).build().unwrap();
+    let policy = Policy::new([Operation::Write], |_| Decision::Allow);
+    let refused = sandbox.supervise(policy).command("true").output();
+    assert!(
+        matches!(refused, Err(Error::Unsupported { .. })),
+        "{refused:?}"
+    );
+}
