@@ -109,8 +109,14 @@ impl Tree {
         spec.limits = limits(decisions);
         for _ in 0..decisions.below(4) {
             let path = self.string(decisions).into();
-            let access = *decisions.one(&[Access::Read, Access::ReadWrite]).unwrap();
-            spec.grants.push(Grant { path, access });
+            let kind = decisions.below(4);
+            let access = *[Access::Read, Access::ReadWrite].get(kind % 2).unwrap();
+            let destination = (kind > 1).then(|| self.string(decisions).into());
+            spec.grants.push(Grant {
+                path,
+                destination,
+                access,
+            });
         }
         for _ in 0..decisions.below(6) {
             let Ok(path) = WorkspacePath::parse(&self.word(decisions)) else {
@@ -337,35 +343,44 @@ fn strings(spec: &Spec, host: &Host, resolved: &Resolved) {
 
 /// Granted paths are refused, or bound at places within the private root.
 fn places(spec: &Spec, resolved: &Resolved) {
-    let Some(()) = accepted(check_grants(spec)) else {
+    let Some(grants) = accepted(grants::open(&spec.grants, &spec.files)) else {
         return;
     };
-    let root = view::private_root(resolved, &spec.grants, &spec.limits);
-    let Some(root) = accepted(root) else {
+    let plain = |path: &Path| {
+        let mut parts = path.components();
+        path.parent().is_some() && parts.all(|part| matches!(part, Component::Normal(_)))
+    };
+    let targets: Vec<(PathBuf, bool)> = grants
+        .iter()
+        .map(|grant| {
+            let target = grant.target.strip_prefix("/").unwrap();
+            assert!(plain(target) && grant.source.is_absolute(), "{grant:?}");
+            (target.to_path_buf(), grant.access == Access::ReadWrite)
+        })
+        .collect();
+    let Some(root) = accepted(view::private_root(resolved, grants, &spec.limits)) else {
         return;
     };
+    let path = |string: &'_ CString| PathBuf::from(OsStr::from_bytes(string.as_bytes()));
     for bind in &root.binds {
-        let target = Path::new(OsStr::from_bytes(bind.target.as_bytes()));
-        let plain = target
-            .components()
-            .all(|part| matches!(part, Component::Normal(_)));
-        assert!(plain && target.components().count() > 0, "{bind:?}");
-        let parents = bind.parents.iter().map(|parent| parent.as_bytes());
-        let above: Vec<_> = target
-            .ancestors()
-            .skip(1)
-            .map(|path| path.as_os_str())
-            .collect();
-        let above = above.iter().rev().filter(|path| !path.is_empty());
-        assert!(above.map(|path| path.as_bytes()).eq(parents), "{bind:?}");
+        let target = path(&bind.target);
+        assert!(plain(&target), "{bind:?}");
+        for parent in &bind.parents {
+            let parent = path(parent);
+            assert!(plain(&parent) && target.starts_with(&parent), "{bind:?}");
+            assert_ne!(parent, target, "{bind:?}");
+        }
     }
-    for grant in &spec.grants {
-        let writable = grant.access == Access::ReadWrite;
-        let covers = |bind: &&crate::plan::Bind| {
-            let target = Path::new("/").join(OsStr::from_bytes(bind.target.as_bytes()));
-            grant.path.starts_with(target) && (bind.writable || !writable)
-        };
-        assert!(root.binds.iter().any(|bind| covers(&bind)), "{grant:?}");
+    for (target, writable) in targets {
+        // What is nearest to it counts.
+        let binds = root
+            .binds
+            .iter()
+            .filter(|bind| target.starts_with(path(&bind.target)));
+        let bind = binds
+            .max_by_key(|bind| bind.target.as_bytes().len())
+            .unwrap();
+        assert_eq!(bind.writable, writable, "{target:?} in {bind:?}");
     }
     let options = root.scratch.into_string().unwrap();
     let size = options
@@ -403,7 +418,7 @@ fn numbers(limits: &Limits) {
                 continue;
             }
             let mut seen = BTreeSet::new();
-            for limit in rlimits(limits, bounded, identity) {
+            for limit in rlimits(limits, bounded, identity, false) {
                 assert!(limit.soft <= limit.hard, "{limit:?}");
                 assert!(seen.insert(limit.resource), "{limit:?} comes twice");
             }
