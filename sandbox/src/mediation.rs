@@ -3,7 +3,7 @@
 use crate::namespaces::Attempt;
 use crate::plan::{MediatedRoot, Mediation, Supervised};
 use crate::seccomp::{self, FilterError, Separated};
-use crate::{Access, Layer, SpawnError, Spec, view};
+use crate::{Layer, SpawnError, Spec, view};
 use ringfence_protocol::Operation;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -15,6 +15,7 @@ pub(crate) fn plan(
     spec: &Spec,
     separated: Separated,
     own: [&PathBuf; 2],
+    writable: &[(PathBuf, Option<PathBuf>)],
     attempt: &Attempt,
     questions: Option<&OwnedFd>,
 ) -> Result<Option<Mediation>, SpawnError> {
@@ -39,15 +40,15 @@ pub(crate) fn plan(
     Ok(Some(Mediation {
         own_filter: own_filter.transpose().map_err(failed)?,
         refusing: refusing.unwrap_or_default(),
-        roots: roots(spec, own, separated.root)?,
+        roots: roots(own, writable, separated.root)?,
         abstract_sockets: attempt.has(Layer::NetNs),
         supervision,
     }))
 }
 
 fn roots(
-    spec: &Spec,
     own: [&PathBuf; 2],
+    writable: &[(PathBuf, Option<PathBuf>)],
     private_root: bool,
 ) -> Result<Vec<MediatedRoot>, SpawnError> {
     let mut roots = Vec::new();
@@ -57,21 +58,8 @@ fn roots(
     if private_root {
         roots.push(root(Path::new("/dev/shm"), None)?);
     }
-    let writable = |grant: &&crate::Grant| grant.access == Access::ReadWrite;
-    for grant in spec.grants.iter().filter(writable) {
-        if private_root {
-            // A mount at this very place.
-            roots.push(root(&grant.path, None)?);
-            continue;
-        }
-        let path = grant
-            .path
-            .canonicalize()
-            .map_err(|source| SpawnError::InvalidInput {
-                what: format!("the granted path {:?} cannot be used: {source}", grant.path),
-            })?;
-        let alias = (path != grant.path).then_some(grant.path.as_path());
-        roots.push(root(&path, alias)?);
+    for (path, alias) in writable {
+        roots.push(root(path, alias.as_deref())?);
     }
     Ok(roots)
 }

@@ -82,7 +82,7 @@ pub(crate) fn prepare(
         // Whoever asks about connections is shown all of them.
         sockets: !asks(spec, Operation::Connect)
             && (attempt.has(Layer::NetNs) || confine::confines_abstract_sockets())
-            && (private || confine::confines_path_sockets()),
+            && (private && !grants_reading(spec) || confine::confines_path_sockets()),
         ipc: attempt.has(Layer::IpcNs),
         pids: attempt.has(Layer::PidNs),
         signals: attempt.has(Layer::PidNs)
@@ -100,6 +100,7 @@ pub(crate) fn prepare(
         spec,
         separated,
         [&place.workspace, &place.temporary],
+        &place.writable,
         attempt,
         questions.as_ref(),
     )?;
@@ -197,6 +198,12 @@ fn questions(spec: &Spec) -> Result<(Option<OwnedFd>, Option<OwnedFd>), SpawnErr
     Ok((Some(near), Some(far)))
 }
 
+/// Whether something of the host is shown for reading, where a service's socket may be. A read-only
+/// mount does not keep anybody from connecting to it.
+fn grants_reading(spec: &Spec) -> bool {
+    spec.grants.iter().any(|grant| grant.access == Access::Read)
+}
+
 /// Whether the program may change files of the host.
 fn grants_writing(spec: &Spec) -> bool {
     spec.grants
@@ -238,6 +245,8 @@ struct Place {
     rules: Vec<PathRule>,
     workspace: PathBuf,
     temporary: PathBuf,
+    /// What is granted for writing, as the program sees it, and by which other name.
+    writable: Vec<(PathBuf, Option<PathBuf>)>,
 }
 
 impl Place {
@@ -248,6 +257,7 @@ impl Place {
         attempt: &Attempt,
     ) -> Result<Self, SpawnError> {
         let grants = grants::open(&spec.grants, &spec.files)?;
+        let writable = writable(&grants, attempt.has(Layer::MountNs));
         if attempt.has(Layer::MountNs) {
             let rules = confine::private_root(&grants);
             return Ok(Self {
@@ -256,6 +266,7 @@ impl Place {
                 rules,
                 workspace: view::WORKSPACE.into(),
                 temporary: "/tmp".into(),
+                writable,
             });
         }
         grants::without_mounts(&grants, &why_no_mounts(attempt))?;
@@ -274,8 +285,23 @@ impl Place {
             host: Some(host),
             workspace: path.join("workspace"),
             temporary: path.join("tmp"),
+            writable,
         })
     }
+}
+
+fn writable(grants: &[grants::Opened], private: bool) -> Vec<(PathBuf, Option<PathBuf>)> {
+    let writable = grants
+        .iter()
+        .filter(|grant| grant.access == Access::ReadWrite);
+    let names = writable.map(|grant| {
+        if private {
+            return (grant.target.clone(), None);
+        }
+        let alias = (grant.target != grant.source).then(|| grant.target.clone());
+        (grant.source.clone(), alias)
+    });
+    names.collect()
 }
 
 fn why_no_mounts(attempt: &Attempt) -> String {

@@ -303,6 +303,7 @@ fn strings(spec: &Spec, host: &Host, resolved: &Resolved) {
         rules: Vec::new(),
         workspace: "/workspace".into(),
         temporary: "/tmp".into(),
+        writable: Vec::new(),
     };
     let Some(environment) = accepted(environment(spec, host, resolved, &place)) else {
         return;

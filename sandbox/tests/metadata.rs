@@ -89,6 +89,7 @@ fn off(code: &str, writable: Option<&Path>) -> Spec {
     spec.grants = writable
         .map(|path| Grant {
             path: path.into(),
+            destination: None,
             access: Access::ReadWrite,
         })
         .into_iter()

@@ -608,6 +608,7 @@ fn the_systems_own_customization_is_kept() {
         let path = directory.path();
         spec.env.push(("PYTHONPATH".into(), path.into()));
         spec.grants.push(ringfence_sandbox::Grant {
+            destination: None,
             path: path.into(),
             access: ringfence_sandbox::Access::Read,
         });

@@ -81,6 +81,8 @@ const CONDITIONS: &[Condition] = &[
     Condition::Has(1, 0x8000_0001_8000_0001),
     Condition::Is(2, u32::MAX),
     Condition::Has(5, 1 << 32),
+    Condition::Masked(1, 0xf, 2),
+    Condition::Masked(0, 1 << 31, 1 << 31),
 ];
 
 /// A table with any calls, rules and answers, and calls against it.
@@ -238,6 +240,12 @@ fn edges(conditions: &[Condition], argument: usize) -> Vec<u64> {
                 let near = lowest.saturating_sub(1)..lowest.saturating_add(5).min(64);
                 let own = (0..64).filter(|shift| bits & bit(*shift) != 0);
                 edges.extend(own.chain(near).map(bit));
+            }
+            Condition::Masked(index, mask, value) if usize::from(index) == argument => {
+                let (mask, value) = (u64::from(mask), u64::from(value));
+                edges.extend([value, value | !mask, value ^ mask, value | bit(32)]);
+                let own = (0..32).filter(|shift| mask & bit(*shift) != 0);
+                edges.extend(own.map(|shift| value ^ bit(shift)));
             }
             _ => {}
         }

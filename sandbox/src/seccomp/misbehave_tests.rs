@@ -21,9 +21,10 @@ fn combinations(conditions: &[Condition]) -> Vec<[u64; 6]> {
     let looked_at: BTreeSet<usize> = conditions
         .iter()
         .map(|condition| match *condition {
-            Condition::Is(index, _) | Condition::IsNot(index, _) | Condition::Has(index, _) => {
-                index.into()
-            }
+            Condition::Is(index, _)
+            | Condition::IsNot(index, _)
+            | Condition::Has(index, _)
+            | Condition::Masked(index, ..) => index.into(),
         })
         .collect();
     let mut made = vec![[0; 6]];

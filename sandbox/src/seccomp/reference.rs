@@ -2,7 +2,7 @@
 
 use super::bpf::{Answer, Table};
 use super::kernel::Call;
-use super::{Condition, Group, Rule, Separated, allow, deny};
+use super::{Condition, Group, Rule, Separated, allow, deny, mediate};
 
 /// As if the kernel did not have it.
 const UNKNOWN: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS.cast_unsigned();
@@ -28,6 +28,8 @@ pub(super) fn answer(separated: Separated, call: &Call) -> u32 {
         REFUSED
     } else if number == libc::SYS_openat2 && !separated.lasting_files {
         UNKNOWN
+    } else if held(separated).any(|group| group.calls.contains(&number)) {
+        libc::SECCOMP_RET_USER_NOTIF
     } else if listed(allow::GROUPS) || listed(allow::ARCH_GROUPS) {
         libc::SECCOMP_RET_ALLOW
     } else {
@@ -48,9 +50,22 @@ pub(super) fn value(table: &Table, call: &Call) -> u32 {
     };
     match answer {
         Answer::Allow => libc::SECCOMP_RET_ALLOW,
+        Answer::Notify => libc::SECCOMP_RET_USER_NOTIF,
         Answer::KillProcess => libc::SECCOMP_RET_KILL_PROCESS,
         Answer::Errno(errno) => libc::SECCOMP_RET_ERRNO | u32::from(errno),
     }
+}
+
+/// What the supervisor performs; all of it is allowed otherwise.
+fn held(separated: Separated) -> impl Iterator<Item = &'static Group> {
+    [
+        (!separated.root, mediate::METADATA),
+        (!separated.root, mediate::METADATA_OF_THIS_ARCHITECTURE),
+        (!separated.sockets, mediate::SOCKETS),
+    ]
+    .into_iter()
+    .filter(|(counts, _)| *counts)
+    .flat_map(|(_, groups)| groups)
 }
 
 /// The rules that count.
@@ -88,5 +103,8 @@ fn holds(condition: &Condition, call: &Call) -> bool {
         Condition::Is(index, value) => low(index) == Some(value.into()),
         Condition::IsNot(index, value) => low(index).is_some_and(|low| low != u64::from(value)),
         Condition::Has(index, bits) => argument(index).is_some_and(|value| value & bits != 0),
+        Condition::Masked(index, mask, value) => {
+            low(index).is_some_and(|low| low & u64::from(mask) == u64::from(value))
+        }
     }
 }

@@ -131,6 +131,8 @@ pub(super) const TRIES: Table = &[
         Attempt(|path| UnixStream::connect(path).map(|_| "connected".into())),
     ),
     ("unix-send", Attempt(unix_send)),
+    ("unix-send-by-pair", Attempt(unix_send_by_pair)),
+    ("unix-connect-by-pair", Attempt(unix_connect_by_pair)),
     ("abstract-connect", Attempt(abstract_connect)),
     ("abstract-send", Attempt(abstract_send)),
 ];
@@ -216,6 +218,18 @@ fn unix_send(path: &str) -> io::Result<String> {
     UnixDatagram::unbound()?
         .send_to(b"x", path)
         .map(|_| "sent".into())
+}
+
+/// A socket of a pair can be used for any other address, if it is one for datagrams.
+fn unix_send_by_pair(path: &str) -> io::Result<String> {
+    let (socket, _other) = UnixDatagram::pair()?;
+    socket.send_to(b"x", path).map(|_| "sent".into())
+}
+
+fn unix_connect_by_pair(path: &str) -> io::Result<String> {
+    let (socket, _other) = UnixDatagram::pair()?;
+    socket.connect(path)?;
+    socket.send(b"x").map(|_| "sent".into())
 }
 
 fn abstract_connect(name: &str) -> io::Result<String> {
