@@ -65,6 +65,7 @@ fn run(
         env: Vec::new(),
         files: Vec::new(),
         stdin: false,
+        policy: None,
         collecting: Some(Arc::clone(&collecting)),
     };
     let config = Config {
