@@ -38,6 +38,7 @@ mod confine;
 #[cfg(any(test, feature = "fuzzing"))]
 mod decisions;
 mod dumpable;
+mod ends;
 mod error;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
@@ -51,6 +52,7 @@ mod mediation;
 mod misbehave;
 mod namespaces;
 mod path;
+mod place;
 mod plan;
 mod prepare;
 mod prewarm;

@@ -1,43 +1,32 @@
 //! From a [`Spec`] to a [`Plan`]: everything that allocates, opens or can be refused early.
 
 use crate::clone::Stack;
+use crate::ends::{Ends, descriptors, questions};
 use crate::identity::Caller;
 use crate::init::OnHost;
 use crate::namespaces::Attempt;
-use crate::plan::{
-    Descriptors, Execution, HostDirectory, Identity, PathRule, Plan, PlannedFile, Root, Source,
-    StringVector,
-};
+use crate::place::Place;
+use crate::plan::{Descriptors, Execution, Identity, Plan, PlannedFile, Source, StringVector};
 use crate::resolve::{Host, Resolved, is_open_to_all, resolve};
 use crate::rlimits::{Bounded, rlimits, spent};
 use crate::seccomp::{Separated, filter};
 use crate::{
     Access, Content, InputFile, Layer, LayerState, SpawnError, Spec, Stdin, cgroup, confine,
-    grants, host_directory, mediation, view,
+    mediation, view,
 };
 use ringfence_protocol::Operation;
 use std::collections::BTreeSet;
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::{self, File};
-use std::io::{self, PipeReader, PipeWriter};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// Bytes of one argument or variable at most, its NUL included: the kernel's `MAX_ARG_STRLEN`.
 const MAX_STRING: usize = 128 << 10;
-
-/// The caller's ends of what a plan connects.
-#[derive(Debug)]
-pub(crate) struct Ends {
-    pub(crate) stdin: Option<PipeWriter>,
-    pub(crate) stdout: PipeReader,
-    pub(crate) stderr: PipeReader,
-    pub(crate) control: OwnedFd,
-    pub(crate) questions: Option<OwnedFd>,
-}
 
 /// A plan, and what stays with the caller.
 #[derive(Debug)]
@@ -78,19 +67,7 @@ pub(crate) fn prepare(
     let environment = environment(spec, &host, &resolved, &place)?;
     let execution = execution(spec, &resolved, environment)?;
 
-    let separated = Separated {
-        // Whoever asks about connections is shown all of them.
-        sockets: !asks(spec, Operation::Connect)
-            && (attempt.has(Layer::NetNs) || confine::confines_abstract_sockets())
-            && (private && !grants_reading(spec) || confine::confines_path_sockets()),
-        ipc: attempt.has(Layer::IpcNs),
-        pids: attempt.has(Layer::PidNs),
-        signals: attempt.has(Layer::PidNs)
-            || confine::confines_signals()
-            || matches!(identity, Identity::Own { .. }),
-        root: private,
-        lasting_files: private && !grants_writing(spec),
-    };
+    let separated = separated(spec, attempt, &identity);
     let filter = filter(separated).map_err(|error| SpawnError::LayerUnavailable {
         layer: Layer::Seccomp,
         why: error.to_string(),
@@ -176,26 +153,27 @@ pub(crate) fn prepare(
     })
 }
 
+/// What the other layers separate.
+fn separated(spec: &Spec, attempt: &Attempt, identity: &Identity) -> Separated {
+    let private = attempt.has(Layer::MountNs);
+    Separated {
+        // Whoever asks about connections is shown all of them.
+        sockets: !asks(spec, Operation::Connect)
+            && (attempt.has(Layer::NetNs) || confine::confines_abstract_sockets())
+            && (private && !grants_reading(spec) || confine::confines_path_sockets()),
+        ipc: attempt.has(Layer::IpcNs),
+        pids: attempt.has(Layer::PidNs),
+        signals: attempt.has(Layer::PidNs)
+            || confine::confines_signals()
+            || matches!(identity, Identity::Own { .. }),
+        root: private,
+        lasting_files: private && !grants_writing(spec),
+    }
+}
+
 fn asks(spec: &Spec, operation: Operation) -> bool {
     let supervision = spec.supervision.as_ref();
     supervision.is_some_and(|supervision| supervision.operations.contains(&operation))
-}
-
-/// The socket for questions, where the program is supervised: the supervisor's end, which is none of
-/// the standard streams, and the caller's.
-fn questions(spec: &Spec) -> Result<(Option<OwnedFd>, Option<OwnedFd>), SpawnError> {
-    if spec.supervision.is_none() {
-        return Ok((None, None));
-    }
-    let failed = |source| SpawnError::Prepare {
-        step: "make a socket pair",
-        source,
-    };
-    let (mut near, far) = socket_pair().map_err(failed)?;
-    if near.as_raw_fd() <= 2 {
-        near = near.try_clone().map_err(failed)?;
-    }
-    Ok((Some(near), Some(far)))
 }
 
 /// Whether something of the host is shown for reading, where a service's socket may be. A read-only
@@ -235,83 +213,6 @@ fn control_group(spec: &Spec) -> (Option<crate::plan::Cgroup>, LayerState) {
     match made {
         Ok(group) => (Some(group), LayerState::active(Layer::Cgroup)),
         Err(why) => (None, LayerState::missing(Layer::Cgroup, why)),
-    }
-}
-
-/// Where the program runs: a private root, or a directory of the host with rules.
-struct Place {
-    root: Option<Root>,
-    host: Option<HostDirectory>,
-    rules: Vec<PathRule>,
-    workspace: PathBuf,
-    temporary: PathBuf,
-    /// What is granted for writing, as the program sees it, and by which other name.
-    writable: Vec<(PathBuf, Option<PathBuf>)>,
-}
-
-impl Place {
-    fn new(
-        spec: &Spec,
-        caller: Caller,
-        resolved: &Resolved,
-        attempt: &Attempt,
-    ) -> Result<Self, SpawnError> {
-        let grants = grants::open(&spec.grants, &spec.files)?;
-        let writable = writable(&grants, attempt.has(Layer::MountNs));
-        if attempt.has(Layer::MountNs) {
-            let rules = confine::private_root(&grants);
-            return Ok(Self {
-                root: Some(view::private_root(resolved, grants, &spec.limits)?),
-                host: None,
-                rules,
-                workspace: view::WORKSPACE.into(),
-                temporary: "/tmp".into(),
-                writable,
-            });
-        }
-        grants::without_mounts(&grants, &why_no_mounts(attempt))?;
-        let uid = match caller {
-            Caller::Root { .. } => 0,
-            Caller::User { uid, .. } => uid,
-        };
-        let (path, host) = host_directory::create(uid).map_err(|source| SpawnError::Prepare {
-            step: "make a private directory in the system's temporary directory",
-            source,
-        })?;
-        let readable = view::readable(resolved);
-        Ok(Self {
-            rules: confine::host_tree(&readable, grants, &path),
-            root: None,
-            host: Some(host),
-            workspace: path.join("workspace"),
-            temporary: path.join("tmp"),
-            writable,
-        })
-    }
-}
-
-fn writable(grants: &[grants::Opened], private: bool) -> Vec<(PathBuf, Option<PathBuf>)> {
-    let writable = grants
-        .iter()
-        .filter(|grant| grant.access == Access::ReadWrite);
-    let names = writable.map(|grant| {
-        if private {
-            return (grant.target.clone(), None);
-        }
-        let alias = (grant.target != grant.source).then(|| grant.target.clone());
-        (grant.source.clone(), alias)
-    });
-    names.collect()
-}
-
-fn why_no_mounts(attempt: &Attempt) -> String {
-    let state = attempt
-        .states()
-        .iter()
-        .find(|state| state.layer == Layer::MountNs);
-    match state.map(|state| &state.status) {
-        Some(crate::LayerStatus::Missing { why }) => format!("there is none: {why}"),
-        _ => "there is none".into(),
     }
 }
 
@@ -499,90 +400,6 @@ fn total_limit() -> u64 {
     (stack.rlim_cur / 4)
         .clamp(128 << 10, 6 << 20)
         .saturating_sub(4096)
-}
-
-/// The descriptors in the order of [`Descriptors`], and the caller's ends.
-fn descriptors(spec: &Spec) -> Result<([OwnedFd; 7], Ends), SpawnError> {
-    let failed = |step| move |source| SpawnError::Prepare { step, source };
-    let pipe = || io::pipe().map_err(failed("make a pipe"));
-    let null = File::options().read(true).write(true).open("/dev/null");
-    let null = OwnedFd::from(null.map_err(failed("open /dev/null"))?);
-    let (stdin, stdin_end) = match spec.stdin {
-        Stdin::Null => (null.try_clone().map_err(failed("open /dev/null"))?, None),
-        Stdin::Piped => {
-            let (reader, writer) = pipe()?;
-            (reader.into(), Some(writer))
-        }
-    };
-    let (stdout_end, stdout) = pipe()?;
-    let (stderr_end, stderr) = pipe()?;
-    let (control, control_end) = socket_pair().map_err(failed("make a socket pair"))?;
-    let ruleset = confine::ruleset().map_err(|why| SpawnError::LayerUnavailable {
-        layer: Layer::Landlock,
-        why,
-    })?;
-    let caller = own_process().map_err(failed("open this process"))?;
-    let kept = [
-        stdin,
-        stdout.into(),
-        stderr.into(),
-        null,
-        control,
-        caller,
-        ruleset,
-    ];
-    let ends = Ends {
-        stdin: stdin_end,
-        stdout: stdout_end,
-        stderr: stderr_end,
-        control: control_end,
-        questions: None,
-    };
-    Ok((
-        above_streams(kept).map_err(failed("move a descriptor"))?,
-        ends,
-    ))
-}
-
-/// A process that has closed its own standard streams gets their numbers for new descriptors; the
-/// supervisor needs those three numbers.
-fn above_streams(kept: [OwnedFd; 7]) -> io::Result<[OwnedFd; 7]> {
-    let mut failed = None;
-    let moved = kept.map(|fd| {
-        if fd.as_raw_fd() > 2 {
-            return fd;
-        }
-        // `try_clone` never gives one of the three.
-        fd.try_clone().unwrap_or_else(|error| {
-            failed = Some(error);
-            fd
-        })
-    });
-    failed.map_or(Ok(moved), Err)
-}
-
-#[expect(unsafe_code, reason = "the standard library has no such sockets")]
-fn socket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
-    let mut fds = [-1; 2];
-    let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC;
-    // SAFETY: the call writes two descriptors to the array.
-    if unsafe { libc::socketpair(libc::AF_UNIX, kind, 0, fds.as_mut_ptr()) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: both are open and nobody else's.
-    Ok(unsafe { (OwnedFd::from_raw_fd(fds[0]), OwnedFd::from_raw_fd(fds[1])) })
-}
-
-#[expect(
-    unsafe_code,
-    reason = "the standard library has no process descriptors of oneself"
-)]
-fn own_process() -> io::Result<OwnedFd> {
-    // SAFETY: takes no pointers.
-    let fd = unsafe { crate::sys::call(libc::SYS_pidfd_open, [std::process::id() as usize, 0]) }?;
-    let fd = i32::try_from(fd).map_err(|_range| io::ErrorKind::InvalidData)?;
-    // SAFETY: the descriptor is open and nobody else's.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 fn last_capability() -> u32 {

@@ -7,10 +7,10 @@
 
 use super::*;
 use crate::decisions::Decisions;
-use crate::{Grant, LayerStatus, Limits, WorkspacePath};
+use crate::{Grant, LayerStatus, Limits, WorkspacePath, grants};
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Component;
+use std::path::{Component, PathBuf};
 
 /// Words of all parts of an execution, most of which are refused somewhere.
 const WORDS: &[&str] = &[

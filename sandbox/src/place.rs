@@ -1,0 +1,86 @@
+//! Where a program runs: in a private root, or in a directory of the host with rules.
+
+use crate::grants;
+use crate::identity::Caller;
+use crate::namespaces::Attempt;
+use crate::plan::{HostDirectory, PathRule, Root};
+use crate::resolve::Resolved;
+use crate::{Access, Layer, SpawnError, Spec, confine, host_directory, view};
+use std::path::PathBuf;
+
+/// Where the program runs: a private root, or a directory of the host with rules.
+pub(crate) struct Place {
+    pub(crate) root: Option<Root>,
+    pub(crate) host: Option<HostDirectory>,
+    pub(crate) rules: Vec<PathRule>,
+    pub(crate) workspace: PathBuf,
+    pub(crate) temporary: PathBuf,
+    /// What is granted for writing, as the program sees it, and by which other name.
+    pub(crate) writable: Vec<(PathBuf, Option<PathBuf>)>,
+}
+
+impl Place {
+    pub(crate) fn new(
+        spec: &Spec,
+        caller: Caller,
+        resolved: &Resolved,
+        attempt: &Attempt,
+    ) -> Result<Self, SpawnError> {
+        let grants = grants::open(&spec.grants, &spec.files)?;
+        let writable = writable(&grants, attempt.has(Layer::MountNs));
+        if attempt.has(Layer::MountNs) {
+            let rules = confine::private_root(&grants);
+            return Ok(Self {
+                root: Some(view::private_root(resolved, grants, &spec.limits)?),
+                host: None,
+                rules,
+                workspace: view::WORKSPACE.into(),
+                temporary: "/tmp".into(),
+                writable,
+            });
+        }
+        grants::without_mounts(&grants, &why_no_mounts(attempt))?;
+        let uid = match caller {
+            Caller::Root { .. } => 0,
+            Caller::User { uid, .. } => uid,
+        };
+        let (path, host) = host_directory::create(uid).map_err(|source| SpawnError::Prepare {
+            step: "make a private directory in the system's temporary directory",
+            source,
+        })?;
+        let readable = view::readable(resolved);
+        Ok(Self {
+            rules: confine::host_tree(&readable, grants, &path),
+            root: None,
+            host: Some(host),
+            workspace: path.join("workspace"),
+            temporary: path.join("tmp"),
+            writable,
+        })
+    }
+}
+
+fn writable(grants: &[grants::Opened], private: bool) -> Vec<(PathBuf, Option<PathBuf>)> {
+    let writable = grants
+        .iter()
+        .filter(|grant| grant.access == Access::ReadWrite);
+    let names = writable.map(|grant| {
+        if private {
+            return (grant.target.clone(), None);
+        }
+        let alias = (grant.target != grant.source).then(|| grant.target.clone());
+        (grant.source.clone(), alias)
+    });
+    names.collect()
+}
+
+fn why_no_mounts(attempt: &Attempt) -> String {
+    let state = attempt
+        .states()
+        .iter()
+        .find(|state| state.layer == Layer::MountNs);
+    match state.map(|state| &state.status) {
+        Some(crate::LayerStatus::Missing { why }) => format!("there is none: {why}"),
+        _ => "there is none".into(),
+    }
+}
