@@ -154,10 +154,6 @@ pub(crate) struct Config {
 pub(crate) struct Inner {
     pub(crate) config: Config,
     pub(crate) machines: Machines,
-    #[cfg_attr(
-        not(target_os = "linux"),
-        expect(dead_code, reason = "it is for process isolation only")
-    )]
     pub(crate) prewarmed: Prewarmed,
 }
 

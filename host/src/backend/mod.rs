@@ -22,12 +22,12 @@ pub(crate) use vm::{Machines, engine_states, image_state};
 /// The interpreters that wait for code: none, where there is no process isolation.
 #[cfg(not(target_os = "linux"))]
 #[derive(Debug, Default)]
-pub(crate) struct Prewarmed;
+pub(crate) struct Prewarmed(());
 
 #[cfg(not(target_os = "linux"))]
 impl Prewarmed {
     pub(crate) fn new(_config: &Config) -> Result<Self, Error> {
-        Ok(Self)
+        Ok(Self(()))
     }
 
     pub(crate) fn wait_until_full(&self) -> Result<(), Error> {

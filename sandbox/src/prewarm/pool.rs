@@ -29,7 +29,7 @@ pub enum PoolError {
     Forked,
 }
 
-/// Sandboxes in which an interpreter waits for its code. See [the module](self).
+/// Sandboxes in which an interpreter waits for its code.
 #[derive(Debug)]
 pub struct Pool {
     shared: Arc<Shared>,
