@@ -326,17 +326,18 @@ fn listeners_outside_are_out_of_reach(lab: &Lab) {
 
     // With a network namespace nobody has the name, without one Landlock's scope refuses.
     let abstract_names: &[&str] = &["refused ECONNREFUSED", "refused EPERM"];
-    // Where nothing separates path names there are no Unix sockets at all.
-    let path_names = if lab.isolation == Isolation::ProcessBare {
-        EPERM
-    } else {
-        HIDDEN
-    };
+    // Where nothing separates path names the supervisor refuses, and there are no datagram sockets.
+    let (path_names, datagram_names): (&[&str], &[&str]) =
+        if lab.isolation == Isolation::ProcessBare {
+            (&["refused EACCES"], EPERM)
+        } else {
+            (HIDDEN, HIDDEN)
+        };
     let expected: Vec<(String, &[&str])> = vec![
         (format!("tcp-connect={}", tcp.local_addr().unwrap()), EPERM),
         (format!("udp-send={}", udp.local_addr().unwrap()), EPERM),
         (format!("unix-connect={}", stream.display()), path_names),
-        (format!("unix-send={}", datagram.display()), path_names),
+        (format!("unix-send={}", datagram.display()), datagram_names),
         (format!("abstract-connect={name}"), abstract_names),
         (format!("abstract-send={datagram_name}"), abstract_names),
     ];
