@@ -26,8 +26,8 @@ const CONTROL_CONNECTIONS: usize = 16;
 /// agent accepts only a moment later costs less than one that the host has to try again.
 const BACKLOG: i32 = 1024;
 
-/// Threads for what blocks: two for each execution, and some that receive or send files.
-const BLOCKING_THREADS: usize = crate::executions::SLOTS * 3;
+/// Threads for what blocks: up to three for each execution, and some that receive or send files.
+const BLOCKING_THREADS: usize = crate::executions::SLOTS * 4;
 
 /// Why the agent could not serve.
 #[derive(Debug, thiserror::Error)]
@@ -78,6 +78,7 @@ async fn serve() -> Result<(), AgentError> {
     let _announcement = announce().await?;
     let shared = Arc::new(Shared {
         executions: Arc::new(Executions::default()),
+        prewarmed: Arc::default(),
         spool: PathBuf::from(SPOOL),
     });
     let shut_down = Arc::new(Notify::new());
@@ -147,7 +148,7 @@ async fn accept_control(
         let (shared, shut_down) = (Arc::clone(shared), Arc::clone(shut_down));
         tokio::spawn(async move {
             let (reader, writer) = stream.into_split();
-            if control::serve(reader, writer, &shared.executions).await == Served::ShutDown {
+            if control::serve(reader, writer, &shared).await == Served::ShutDown {
                 shut_down.notify_one();
             }
             drop(permit);

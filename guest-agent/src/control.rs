@@ -1,11 +1,13 @@
 //! A control connection: health, clock, metrics, shutdown.
 
-use crate::exec::{End, greet};
+use crate::exec::{End, Shared, greet, template};
 use crate::executions::Executions;
 use crate::frame_io::{FrameReader, FrameWriter};
+use crate::prewarmed::Prewarmed;
 use ringfence_protocol::{ControlReply, ControlRequest, Failure, FailureKind};
 use rustix::time::{ClockId, Timespec};
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -23,14 +25,14 @@ pub enum Served {
 }
 
 /// Serves one control connection to its end.
-pub async fn serve<R, W>(reader: R, writer: W, executions: &Executions) -> Served
+pub async fn serve<R, W>(reader: R, writer: W, shared: &Shared) -> Served
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
     let mut reader = FrameReader::new(reader);
     let mut writer = FrameWriter::new(writer);
-    let served = session(&mut reader, &mut writer, executions).await;
+    let served = session(&mut reader, &mut writer, shared).await;
     if let Err(End::Failed(failure)) = &served {
         let _gone = writer.send(&ControlReply::Failed(failure.clone())).await;
     }
@@ -45,7 +47,7 @@ where
 async fn session<R, W>(
     reader: &mut FrameReader<R>,
     writer: &mut FrameWriter<W>,
-    executions: &Executions,
+    shared: &Shared,
 ) -> Result<Served, End>
 where
     R: AsyncRead + Unpin,
@@ -54,7 +56,7 @@ where
     greet(reader, writer).await?;
     while let Some(request) = reader.read().await? {
         let shut_down = request == ControlRequest::Shutdown;
-        let reply = answer(request, executions).await;
+        let reply = answer(request, shared).await;
         let sent = writer.send(&reply).await;
         if shut_down {
             // What was asked for happens, whether or not the host still listens.
@@ -65,14 +67,31 @@ where
     Ok(Served::Closed)
 }
 
-async fn answer(request: ControlRequest, executions: &Executions) -> ControlReply {
+async fn answer(request: ControlRequest, shared: &Shared) -> ControlReply {
     let answered = match request {
         ControlRequest::Health => Ok(ControlReply::Ok),
         ControlRequest::SetClock(since_epoch) => set_clock(since_epoch).map(|()| ControlReply::Ok),
-        ControlRequest::Metrics => metrics(executions),
+        ControlRequest::Metrics => metrics(&shared.executions),
         ControlRequest::Shutdown => {
-            executions.shut_down().await;
-            Ok(ControlReply::Ok)
+            shared.executions.shut_down().await;
+            blocking(shared, |prewarmed| {
+                prewarmed.end();
+                Ok(())
+            })
+            .await
+        }
+        ControlRequest::Prewarm { like, count } => {
+            let count = usize::try_from(count).unwrap_or(usize::MAX);
+            blocking(shared, move |prewarmed| {
+                prewarmed.keep(template(*like), count)
+            })
+            .await
+        }
+        ControlRequest::AwaitPrewarmed => {
+            blocking(shared, |prewarmed| {
+                prewarmed.wait().map_err(io::Error::other)
+            })
+            .await
         }
         _ => Err(io::Error::new(
             io::ErrorKind::Unsupported,
@@ -85,6 +104,16 @@ async fn answer(request: ControlRequest, executions: &Executions) -> ControlRepl
             message: error.to_string(),
         })
     })
+}
+
+/// Does what may take a while in a thread of its own.
+async fn blocking(
+    shared: &Shared,
+    what: impl FnOnce(&Prewarmed) -> io::Result<()> + Send + 'static,
+) -> io::Result<ControlReply> {
+    let prewarmed = Arc::clone(&shared.prewarmed);
+    let done = tokio::task::spawn_blocking(move || what(&prewarmed)).await;
+    done.map_err(io::Error::other)?.map(|()| ControlReply::Ok)
 }
 
 fn set_clock(since_epoch: Duration) -> io::Result<()> {

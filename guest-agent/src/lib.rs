@@ -19,3 +19,4 @@ pub mod exec;
 pub mod executions;
 pub mod frame_io;
 pub mod init;
+pub mod prewarmed;

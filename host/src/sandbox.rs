@@ -189,13 +189,13 @@ impl Sandbox {
         Command::new(self.clone(), program.into())
     }
 
-    /// Waits until as many interpreters are ready as [`SandboxBuilder::prewarm`] asked for. There
-    /// is nothing to wait for without it, and in a VM.
+    /// Waits until as many interpreters are ready as [`SandboxBuilder::prewarm`] asked for; boots
+    /// the VM for it where there is one. There is nothing to wait for without it.
     ///
     /// # Errors
     /// [`Error::Sandbox`] with the reason why they cannot be started. Commands work all the same.
     pub fn wait_prewarmed(&self) -> Result<(), Error> {
-        self.inner.prewarmed.wait_until_full()
+        self.inner.wait_prewarmed()
     }
 
     fn new(config: Config, prewarmed: Prewarmed) -> Self {
@@ -338,8 +338,9 @@ impl SandboxBuilder {
 
     /// Keeps so many Python interpreters ready (at most 64; none unless said), each in a sandbox of
     /// its own, started and locked down before its code is known. Each serves one command and dies
-    /// with it; a thread that lives as long as the sandbox starts the next. Results, limits and the
-    /// report are the same as without, and count from the moment the code is handed over.
+    /// with it; a thread that lives as long as the sandbox starts the next. In a VM the agent does
+    /// that, from the boot on. Results, limits and the report are the same as without, and count
+    /// from the moment the code is handed over.
     ///
     /// Served so are commands of [`Language::Python`](crate::Language::Python) (`python3 main.py`
     /// with the file `main.py`), with any arguments, input and further files given as bytes, up to
@@ -350,14 +351,14 @@ impl SandboxBuilder {
     /// One that waits holds 3 to 7 MiB of memory of its own and five to seven descriptors of this
     /// process. The caller's environment (`PATH`, `LANG`, `TERM`) counts as it was when the
     /// interpreter was started. What code attaches to modules that Python loads by itself is not
-    /// finalized at the end, and `gc` does not list what was there before the code. Without effect
-    /// in a VM, so far.
+    /// finalized at the end, and `gc` does not list what was there before the code.
     pub const fn prewarm(mut self, count: usize) -> Self {
         self.config.prewarm = count;
         self
     }
 
-    /// The sandbox. Nothing is started by it, unless [`prewarm`](Self::prewarm) was asked for.
+    /// The sandbox. Nothing is started by it, unless [`prewarm`](Self::prewarm) was asked for in
+    /// process isolation.
     ///
     /// # Errors
     /// [`Error::Unsupported`] for an isolation or engine that this system cannot have, and for

@@ -66,13 +66,6 @@ impl Policy {
         self
     }
 
-    #[cfg_attr(
-        not(target_os = "linux"),
-        expect(
-            dead_code,
-            reason = "programs are supervised in process isolation only"
-        )
-    )]
     pub(crate) fn decide(&self, request: &Request) -> Decision {
         (self.decide)(request)
     }
@@ -89,10 +82,8 @@ impl Sandbox {
     ///
     /// Other operations go their way as before. What a policy allows is still confined: a path
     /// outside of what the program may write to is refused without a question. Refusals are among
-    /// the [`violations`](crate::Report::violations) of the report.
-    ///
-    /// For [`Isolation::Process`](crate::Isolation::Process) only; in a VM the command does not
-    /// start.
+    /// the [`violations`](crate::Report::violations) of the report. In a VM the questions and the
+    /// answers travel to the caller and back.
     pub fn supervise(&self, policy: Policy) -> Self {
         Self {
             inner: Arc::clone(&self.inner),

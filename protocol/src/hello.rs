@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 pub const MAGIC: u32 = u32::from_le_bytes(*b"RFNC");
 
 /// Version of the schema. Both sides must have the same.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 
 /// Optional abilities of a side, as bits. Unknown bits are ignored.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

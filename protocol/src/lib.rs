@@ -43,7 +43,7 @@ pub use message::{
 };
 pub use report::{Ended, Report, Violation};
 pub use serde_bytes::ByteBuf;
-pub use supervise::{Decision, Operation, Supervision, UnknownOperation};
+pub use supervise::{Decision, Operation, Question, Supervision, UnknownOperation};
 
 /// vsock ports of the protocol. All lie above 1023, which Linux reserves for privileged callers.
 pub mod port {

@@ -1,6 +1,6 @@
 //! Messages of the exec and control connections.
 
-use crate::{Layer, Limits, Network, Report};
+use crate::{Decision, Layer, Limits, Network, Question, Report, Supervision};
 use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -60,6 +60,8 @@ pub struct Exec {
     pub network: Network,
     /// Layers that must be in force beyond [`Layer::REQUIRED`].
     pub require: Vec<Layer>,
+    /// What the program has to ask for.
+    pub supervision: Option<Supervision>,
 }
 
 /// From the host on an exec connection.
@@ -82,6 +84,13 @@ pub enum ToAgent {
         rows: u16,
         /// Character columns.
         columns: u16,
+    },
+    /// The answer to a [`FromAgent::Question`]. One that comes too late has no effect.
+    Answer {
+        /// Which question: [`Question::token`].
+        token: u64,
+        /// What is decided.
+        decision: Decision,
     },
 }
 
@@ -122,6 +131,8 @@ pub enum FromAgent {
     },
     /// No more is collected, for this reason; a file that has begun stays incomplete.
     CollectFailed(String),
+    /// The program waits for an answer, or did not get one in time.
+    Question(Box<Question>),
 }
 
 /// Why something in a workspace is not collected.
@@ -202,6 +213,16 @@ pub enum ControlRequest {
     Metrics,
     /// End every execution and power the machine off.
     Shutdown,
+    /// Keep interpreters ready for executions like this one, in place of those that were kept. The
+    /// reply does not wait for them.
+    Prewarm {
+        /// What the executions will be, but for program, arguments, files and input.
+        like: Box<Exec>,
+        /// How many; the agent keeps no more than it can.
+        count: u32,
+    },
+    /// Reply when as many are ready, or with the reason why they cannot be.
+    AwaitPrewarmed,
 }
 
 /// From the agent on a control connection, one per request.

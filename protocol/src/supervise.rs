@@ -1,9 +1,11 @@
 //! Supervised execution: what can be asked about, and what can be answered.
 
+use alloc::collections::BTreeSet;
 use core::fmt;
 use core::str::FromStr;
 use core::time::Duration;
 use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
 
 /// Something that a program can be made to ask for first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -78,11 +80,28 @@ impl Decision {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Supervision {
     /// These are.
-    pub operations: alloc::collections::BTreeSet<Operation>,
+    pub operations: BTreeSet<Operation>,
     /// An answer that takes longer counts for nothing.
     pub limit: Duration,
     /// What counts instead.
     pub default: Decision,
+}
+
+/// Something that a supervised program waits for, or did not get in time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Question {
+    /// Names the question in its answer.
+    pub token: u64,
+    /// What the program wants to do.
+    pub operation: Operation,
+    /// To what; as the program sees it, without links. An abstract socket begins with `@`.
+    pub path: ByteBuf,
+    /// The new path of what is renamed.
+    pub destination: Option<ByteBuf>,
+    /// Which process asks, by its number in the sandbox.
+    pub process: u32,
+    /// It waits no longer: the default has been applied.
+    pub expired: bool,
 }
 
 #[cfg(test)]

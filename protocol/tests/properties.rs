@@ -7,9 +7,9 @@ use proptest::option;
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 use ringfence_protocol::{
-    ByteBuf, Capabilities, ControlReply, ControlRequest, Ended, Exec, Failure, FailureKind,
-    FileEntry, FromAgent, Hello, Layer, LayerState, Limits, Network, Report, ToAgent, Uncollected,
-    Violation,
+    ByteBuf, Capabilities, ControlReply, ControlRequest, Decision, Ended, Exec, Failure,
+    FailureKind, FileEntry, FromAgent, Hello, Layer, LayerState, Limits, Network, Operation,
+    Question, Report, Supervision, ToAgent, Uncollected, Violation,
     frame::{self, FrameError, HEADER, MAX_FRAME},
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -82,9 +82,10 @@ fn exec() -> impl Strategy<Value = Exec> {
         limits(),
         Just(Network::None),
         vec(layer(), 0..5),
+        option::of(supervision()),
     )
         .prop_map(
-            |(program, args, env, files, collect, limits, network, require)| Exec {
+            |(program, args, env, files, collect, limits, network, require, supervision)| Exec {
                 program,
                 args,
                 env,
@@ -93,6 +94,48 @@ fn exec() -> impl Strategy<Value = Exec> {
                 limits,
                 network,
                 require,
+                supervision,
+            },
+        )
+}
+
+fn operation() -> impl Strategy<Value = Operation> {
+    prop::sample::select(&Operation::ALL[..])
+}
+
+fn decision() -> impl Strategy<Value = Decision> {
+    prop_oneof![
+        Just(Decision::Allow),
+        any::<i32>().prop_map(Decision::Deny),
+        Just(Decision::Kill),
+    ]
+}
+
+fn supervision() -> impl Strategy<Value = Supervision> {
+    (vec(operation(), 0..4), duration(), decision()).prop_map(|(operations, limit, default)| {
+        Supervision {
+            operations: operations.into_iter().collect(),
+            limit,
+            default,
+        }
+    })
+}
+
+fn question() -> impl Strategy<Value = Question> {
+    (
+        any::<(u64, u32, bool)>(),
+        operation(),
+        bytes(),
+        option::of(bytes()),
+    )
+        .prop_map(
+            |((token, process, expired), operation, path, destination)| Question {
+                token,
+                operation,
+                path,
+                destination,
+                process,
+                expired,
             },
         )
 }
@@ -105,6 +148,8 @@ fn to_agent() -> impl Strategy<Value = ToAgent> {
         Just(ToAgent::StdinEnd),
         any::<u8>().prop_map(ToAgent::Signal),
         any::<(u16, u16)>().prop_map(|(rows, columns)| ToAgent::Resize { rows, columns }),
+        (any::<u64>(), decision())
+            .prop_map(|(token, decision)| ToAgent::Answer { token, decision }),
     ]
 }
 
@@ -187,6 +232,7 @@ fn from_agent() -> impl Strategy<Value = FromAgent> {
             why: Uncollected::Special
         }),
         any::<String>().prop_map(FromAgent::CollectFailed),
+        question().prop_map(|question| FromAgent::Question(Box::new(question))),
     ]
 }
 
@@ -196,6 +242,11 @@ fn control_request() -> impl Strategy<Value = ControlRequest> {
         duration().prop_map(ControlRequest::SetClock),
         Just(ControlRequest::Metrics),
         Just(ControlRequest::Shutdown),
+        (exec(), any::<u32>()).prop_map(|(like, count)| ControlRequest::Prewarm {
+            like: Box::new(like),
+            count
+        }),
+        Just(ControlRequest::AwaitPrewarmed),
     ]
 }
 

@@ -8,9 +8,9 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use ringfence_protocol::{
-    ByteBuf, Capabilities, ControlReply, ControlRequest, Ended, Exec, Failure, FailureKind,
-    FileEntry, FromAgent, Hello, Layer, LayerState, Limits, Network, Report, ToAgent, Uncollected,
-    VERSION, Violation,
+    ByteBuf, Capabilities, ControlReply, ControlRequest, Decision, Ended, Exec, Failure,
+    FailureKind, FileEntry, FromAgent, Hello, Layer, LayerState, Limits, Network, Operation,
+    Question, Report, Supervision, ToAgent, Uncollected, VERSION, Violation,
     frame::{self, FrameError, HEADER},
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -46,6 +46,11 @@ fn exec() -> Exec {
         },
         network: Network::None,
         require: vec![Layer::Cgroup, Layer::Vm],
+        supervision: Some(Supervision {
+            operations: [Operation::Delete, Operation::Write].into(),
+            limit: Duration::new(9, 10),
+            default: Decision::Deny(-11),
+        }),
     }
 }
 
@@ -116,6 +121,15 @@ fn schema() -> String {
             columns: 200,
         },
     );
+    for (name, decision) in [
+        ("Allow", Decision::Allow),
+        ("Deny", Decision::Deny(13)),
+        ("Kill", Decision::Kill),
+    ] {
+        let token = 1 << 40;
+        let message = ToAgent::Answer { token, decision };
+        schema.add(&format!("ToAgent::Answer/{name}"), &message);
+    }
 
     schema.add("FromAgent::Started", &FromAgent::Started);
     schema.add("FromAgent::StdinTaken", &FromAgent::StdinTaken(65_536));
@@ -161,6 +175,18 @@ fn schema() -> String {
     }
     let message = FromAgent::CollectFailed("why".into());
     schema.add("FromAgent::CollectFailed", &message);
+    let question = Question {
+        token: 1 << 40,
+        operation: Operation::Rename,
+        path: bytes("a"),
+        destination: Some(bytes("b")),
+        process: 300,
+        expired: true,
+    };
+    schema.add(
+        "FromAgent::Question",
+        &FromAgent::Question(Box::new(question)),
+    );
 
     schema.add("ControlRequest::Health", &ControlRequest::Health);
     schema.add(
@@ -169,6 +195,15 @@ fn schema() -> String {
     );
     schema.add("ControlRequest::Metrics", &ControlRequest::Metrics);
     schema.add("ControlRequest::Shutdown", &ControlRequest::Shutdown);
+    let prewarm = ControlRequest::Prewarm {
+        like: Box::new(exec()),
+        count: 4,
+    };
+    schema.add("ControlRequest::Prewarm", &prewarm);
+    schema.add(
+        "ControlRequest::AwaitPrewarmed",
+        &ControlRequest::AwaitPrewarmed,
+    );
 
     schema.add("ControlReply::Ok", &ControlReply::Ok);
     let metrics = ControlReply::Metrics {
@@ -188,6 +223,9 @@ fn schema() -> String {
         schema.add(&format!("Layer::{layer}"), &layer);
     }
     schema.add("Network::None", &Network::None);
+    for operation in Operation::ALL {
+        schema.add(&format!("Operation::{operation}"), &operation);
+    }
     schema.0
 }
 
@@ -231,13 +269,15 @@ fn there_are_no_variants_beyond_the_recorded_ones() {
             }
         }
     }
-    check::<ToAgent>("ToAgent", 6);
-    check::<FromAgent>("FromAgent", 10);
+    check::<ToAgent>("ToAgent", 7);
+    check::<FromAgent>("FromAgent", 11);
     check::<Uncollected>("Uncollected", 5);
-    check::<ControlRequest>("ControlRequest", 4);
+    check::<ControlRequest>("ControlRequest", 6);
     check::<ControlReply>("ControlReply", 3);
     check::<Ended>("Ended", 7);
     check::<FailureKind>("FailureKind", 5);
     check::<Layer>("Layer", 13);
     check::<Network>("Network", 1);
+    check::<Operation>("Operation", 4);
+    check::<Decision>("Decision", 3);
 }

@@ -75,9 +75,9 @@ pub use error::{SpawnError, WaitError};
 pub use path::{PathError, WorkspacePath};
 pub use prewarm::{Interpreter, Pool, PoolError};
 pub use probe::probe;
-pub use questions::{Answerer, Question, Questions};
+pub use questions::{Answerer, Questions};
 pub use ringfence_protocol::{
-    Decision, Ended, Layer, LayerState, LayerStatus, Limits, Network, Operation, Report,
+    Decision, Ended, Layer, LayerState, LayerStatus, Limits, Network, Operation, Question, Report,
     Supervision, Uncollected, Violation,
 };
 pub use running::{Finished, Killer, Running};

@@ -7,11 +7,9 @@
 #![expect(unsafe_code, reason = "sends and receives on a socket")]
 
 use crate::{Decision, Operation};
-use std::ffi::OsString;
+use ringfence_protocol::{ByteBuf, Question};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt as _;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 /// The longest path in a question: a directory's, a slash, a name.
@@ -116,23 +114,6 @@ pub(crate) fn answer_from_bytes(bytes: &[u8]) -> Option<(u64, Decision)> {
     Some((u64::from_le_bytes(*token), decision))
 }
 
-/// Something that the program waits for, or did not get in time.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Question {
-    /// Names the question in its answer.
-    pub token: u64,
-    /// What it wants to do.
-    pub operation: Operation,
-    /// To what; as the program sees it, without links. An abstract socket begins with `@`.
-    pub path: PathBuf,
-    /// The new path of what is renamed.
-    pub destination: Option<PathBuf>,
-    /// Which process asks, by its number in the sandbox.
-    pub process: u32,
-    /// It waits no longer: the default has been applied.
-    pub expired: bool,
-}
-
 /// The questions of a supervised program, one after the other.
 #[derive(Debug)]
 pub struct Questions {
@@ -186,19 +167,21 @@ impl Questions {
 }
 
 impl Answerer {
-    /// Answers a question. An answer that comes too late has no effect.
+    /// Answers a question. Does not wait: an answer that comes too late, or on top of many that
+    /// nobody asked for, has no effect.
     pub fn answer(&self, token: u64, decision: Decision) {
         let bytes = answer_to_bytes(token, decision);
         let fd = self.socket.as_raw_fd();
-        // SAFETY: the call reads the bytes, which outlive it. It fails only when nobody waits.
-        let _ = unsafe { libc::send(fd, bytes.as_ptr().cast(), bytes.len(), libc::MSG_NOSIGNAL) };
+        let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
+        // SAFETY: the call reads the bytes, which outlive it.
+        let _ = unsafe { libc::send(fd, bytes.as_ptr().cast(), bytes.len(), flags) };
     }
 }
 
 fn read(bytes: &[u8]) -> Option<Question> {
     let (header, paths) = Header::from_bytes(bytes)?;
     let (first, second) = paths.split_at_checked(usize::try_from(header.first_len).ok()?)?;
-    let path = |bytes: &[u8]| PathBuf::from(OsString::from_vec(bytes.to_vec()));
+    let path = |bytes: &[u8]| ByteBuf::from(bytes.to_vec());
     Some(Question {
         token: header.token,
         operation: header.operation,
@@ -226,8 +209,11 @@ mod tests {
             let mut bytes = header.to_bytes().to_vec();
             bytes.extend(b"/a/b/c");
             let question = read(&bytes).unwrap();
-            assert_eq!(question.path, PathBuf::from("/a"));
-            assert_eq!(question.destination, Some(PathBuf::from("/b/c")));
+            assert_eq!(question.path.as_slice(), b"/a");
+            assert_eq!(
+                question.destination.as_deref().map(Vec::as_slice),
+                Some(&b"/b/c"[..])
+            );
             assert_eq!(question.operation, operation);
             assert_eq!(question.expired, header.expired);
             assert_eq!(read(&bytes[..HEADER + 1]), None);

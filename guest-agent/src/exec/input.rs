@@ -4,7 +4,7 @@ use super::failure::End;
 use super::stdin::Queue;
 use crate::frame_io::FrameReader;
 use ringfence_protocol::ToAgent;
-use ringfence_sandbox::Killer;
+use ringfence_sandbox::{Answerer, Killer};
 use tokio::io::AsyncRead;
 
 /// The largest signal number of Linux, `SIGRTMAX`.
@@ -16,6 +16,7 @@ pub(super) async fn follow<R: AsyncRead + Unpin>(
     reader: &mut FrameReader<R>,
     stdin: &Queue,
     killer: &Killer,
+    answerer: Option<&Answerer>,
 ) -> End {
     loop {
         let message = match reader.read().await {
@@ -23,13 +24,18 @@ pub(super) async fn follow<R: AsyncRead + Unpin>(
             Ok(None) => return End::Gone,
             Err(error) => return error.into(),
         };
-        if let Err(end) = handle(message, stdin, killer) {
+        if let Err(end) = handle(message, stdin, killer, answerer) {
             return end;
         }
     }
 }
 
-fn handle(message: ToAgent, stdin: &Queue, killer: &Killer) -> Result<(), End> {
+fn handle(
+    message: ToAgent,
+    stdin: &Queue,
+    killer: &Killer,
+    answerer: Option<&Answerer>,
+) -> Result<(), End> {
     match message {
         ToAgent::Stdin(data) => stdin.push(&data),
         ToAgent::StdinEnd => {
@@ -44,6 +50,13 @@ fn handle(message: ToAgent, stdin: &Queue, killer: &Killer) -> Result<(), End> {
         ToAgent::Signal(signal) => Err(End::invalid(format!(
             "{signal} is no signal; signals are 1 to {MAX_SIGNAL}"
         ))),
+        ToAgent::Answer { token, decision } => match answerer {
+            Some(answerer) => {
+                answerer.answer(token, decision);
+                Ok(())
+            }
+            None => Err(End::invalid("an answer came, but nothing is asked")),
+        },
         // Programs have no terminal, so there is nothing to resize.
         ToAgent::Resize { .. } => Ok(()),
         ToAgent::Exec(_) => Err(End::invalid("a second request came on an exec connection")),

@@ -1,8 +1,8 @@
 //! One execution on one connection.
 //!
 //! ```text
-//! host   Hello  Exec  FileData*   Stdin* Signal* StdinEnd
-//! agent  Hello               Started  Stdout* Stderr* StdinTaken*  Files  Exited
+//! host   Hello  Exec  FileData*   Stdin* Signal* Answer* StdinEnd
+//! agent  Hello               Started  Stdout* Stderr* StdinTaken* Question*  Files  Exited
 //!
 //! Files = (NotCollected | File FileData*)* CollectFailed?
 //! ```
@@ -23,11 +23,14 @@ mod files;
 mod input;
 mod output;
 mod program;
+mod questions;
 mod stdin;
 
 use crate::executions::Executions;
 use crate::frame_io::{FrameReader, FrameWriter};
+use crate::prewarmed::Prewarmed;
 pub(crate) use failure::End;
+pub(crate) use program::template;
 use ringfence_protocol::{Exec, FromAgent, Hello, ToAgent};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -38,6 +41,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 pub struct Shared {
     /// The executions under way.
     pub executions: Arc<Executions>,
+    /// The interpreters that wait for code.
+    pub prewarmed: Arc<Prewarmed>,
     /// A directory, in memory, for nameless files that are being received.
     pub spool: PathBuf,
 }
@@ -83,7 +88,11 @@ where
         files: Vec::new(),
         ..exec
     };
-    Box::pin(program::run(reader, writer, request, files, slot)).await
+    let prewarmed = Arc::clone(&shared.prewarmed);
+    Box::pin(program::run(
+        reader, writer, request, files, slot, prewarmed,
+    ))
+    .await
 }
 
 /// Exchanges greetings.

@@ -4,15 +4,18 @@ use super::collect;
 use super::failure::End;
 use super::input;
 use super::output::{Budget, Outbox, Stream};
+use super::questions;
 use super::stdin::{self, Queue};
 use crate::executions::Slot;
 use crate::frame_io::{FrameReader, FrameWriter};
+use crate::prewarmed::Prewarmed;
 use ringfence_protocol::{ByteBuf, Ended, Exec, FromAgent};
-use ringfence_sandbox::{Finished, InputFile, Killer, Running, Spec, Stdin, WaitError};
+use ringfence_sandbox::{Finished, InputFile, Killer, Questions, Running, Spec, Stdin, WaitError};
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
+use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::unix::pipe;
 use tokio::sync::watch;
@@ -24,6 +27,8 @@ struct Started {
     stdin: pipe::Sender,
     stdout: pipe::Receiver,
     stderr: pipe::Receiver,
+    /// What it asks, if it is supervised.
+    questions: Option<Questions>,
     /// Ends when everything is dead and cleaned up. It owns the slot, so that the slot stays taken
     /// that long, also when the session is over before.
     end: JoinHandle<Result<Finished, WaitError>>,
@@ -38,6 +43,7 @@ pub(super) async fn run<R, W>(
     mut request: Exec,
     files: Vec<InputFile>,
     slot: Slot,
+    prewarmed: Arc<Prewarmed>,
 ) -> Result<(), End>
 where
     R: AsyncRead + Unpin + Send,
@@ -45,7 +51,9 @@ where
 {
     let patterns = collect::patterns(std::mem::take(&mut request.collect))?;
     let limits = request.limits.clone();
-    let started = start(spec(request, files, !patterns.is_empty()), slot).await?;
+    let spec = spec(request, files, !patterns.is_empty());
+    let started = start(spec, slot, prewarmed).await?;
+    let answerer = started.questions.as_ref().map(Questions::answerer);
     let killer = started.killer.clone();
     let mut dead = started.dead.clone();
     let queue = Queue::default();
@@ -63,7 +71,7 @@ where
     });
     tokio::select! {
         biased;
-        end = input::follow(reader, &queue, &killer) => {
+        end = input::follow(reader, &queue, &killer, answerer.as_ref()) => {
             killer.kill(Ended::Killed);
             // Nothing of the execution is left when the host hears that it failed.
             let _ended = dead.wait_for(|dead| *dead).await;
@@ -71,6 +79,11 @@ where
         }
         delivered = delivery => delivered,
     }
+}
+
+/// What interpreters are to be kept ready for.
+pub(crate) fn template(like: Exec) -> Spec {
+    spec(like, Vec::new(), false)
 }
 
 fn spec(request: Exec, files: Vec<InputFile>, collect: bool) -> Spec {
@@ -86,18 +99,24 @@ fn spec(request: Exec, files: Vec<InputFile>, collect: bool) -> Spec {
     spec.limits = request.limits;
     spec.network = request.network;
     spec.require = request.require;
+    spec.supervision = request.supervision;
     spec.stdin = Stdin::Piped;
     spec.collect = collect;
     spec
 }
 
 /// Starts the program. The sandbox blocks, so it gets a thread; so does the wait for its end.
-async fn start(spec: Spec, mut slot: Slot) -> Result<Started, End> {
-    let spawned = tokio::task::spawn_blocking(|| ringfence_sandbox::spawn(spec)).await;
+async fn start(spec: Spec, mut slot: Slot, prewarmed: Arc<Prewarmed>) -> Result<Started, End> {
+    let spawned = tokio::task::spawn_blocking(move || {
+        let waiting = prewarmed.take(&spec).map(Ok);
+        waiting.unwrap_or_else(|| ringfence_sandbox::spawn(spec))
+    });
+    let spawned = spawned.await;
     let mut running = spawned.map_err(|error| End::internal(error.to_string()))??;
     let killer = running.killer();
     slot.started(killer.clone());
     let streams = streams(&mut running);
+    let questions = running.questions.take();
     let (alive, dead) = watch::channel(false);
     let end = tokio::task::spawn_blocking(move || {
         let finished = running.wait();
@@ -111,6 +130,7 @@ async fn start(spec: Spec, mut slot: Slot) -> Result<Started, End> {
             stdin,
             stdout,
             stderr,
+            questions,
             end,
             dead,
         }),
@@ -147,6 +167,7 @@ async fn deliver<W: AsyncWrite + Unpin + Send>(
         stdin,
         stdout,
         stderr,
+        questions,
         end,
         dead,
     } = started;
@@ -169,6 +190,7 @@ async fn deliver<W: AsyncWrite + Unpin + Send>(
         tokio::join!(
             stream(stdout, FromAgent::Stdout).pump(),
             stream(stderr, FromAgent::Stderr).pump(),
+            questions::pump(questions, outbox, &killer),
             end,
         )
     };
@@ -178,7 +200,7 @@ async fn deliver<W: AsyncWrite + Unpin + Send>(
             Err(end) => end,
         }
     };
-    let (stdout, stderr, finished) = tokio::select! {
+    let (stdout, stderr, asked, finished) = tokio::select! {
         biased;
         ended = output => ended,
         end = input => {
@@ -188,6 +210,7 @@ async fn deliver<W: AsyncWrite + Unpin + Send>(
     };
     stdout?;
     stderr?;
+    asked?;
     let mut finished = finished.map_err(|error| End::internal(error.to_string()))??;
     // The program may have ended by itself before the kill arrived; its output is cut all the same.
     if budget.exceeded()

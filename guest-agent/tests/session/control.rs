@@ -9,14 +9,14 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use tokio::task::JoinHandle;
 
-fn connect(agent: &Agent) -> (Client, JoinHandle<Served>) {
+pub(crate) fn connect(agent: &Agent) -> (Client, JoinHandle<Served>) {
     let (client, served) = UnixStream::pair().unwrap();
     served.set_nonblocking(true).unwrap();
     let shared = Arc::clone(&agent.shared);
     let session = agent.runtime.spawn(async move {
         let stream = tokio::net::UnixStream::from_std(served).unwrap();
         let (reader, writer) = stream.into_split();
-        control::serve(reader, writer, &shared.executions).await
+        control::serve(reader, writer, &shared).await
     });
     let mut client = Client { stream: client };
     client.send(&Hello::ours());
@@ -24,7 +24,7 @@ fn connect(agent: &Agent) -> (Client, JoinHandle<Served>) {
     (client, session)
 }
 
-fn ask(client: &mut Client, request: &ControlRequest) -> ControlReply {
+pub(crate) fn ask(client: &mut Client, request: &ControlRequest) -> ControlReply {
     client.send(request);
     client.receive()
 }

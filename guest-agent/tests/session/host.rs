@@ -34,6 +34,7 @@ impl Agent {
         let executions = Arc::new(Executions::new(slots));
         let shared = Shared {
             executions,
+            prewarmed: Arc::default(),
             spool: std::env::temp_dir(),
         };
         // One worker, as in the guest, but on a thread of its own.
@@ -222,5 +223,6 @@ pub(crate) fn request(program: &str, args: &[&str]) -> Exec {
         },
         network: Network::None,
         require: Vec::new(),
+        supervision: None,
     }
 }

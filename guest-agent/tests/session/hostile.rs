@@ -3,7 +3,9 @@
 use crate::host::{Agent, Client, request};
 use ringfence_protocol::FailureKind::InvalidInput;
 use ringfence_protocol::frame::MAX_FRAME;
-use ringfence_protocol::{ByteBuf, FileEntry, FromAgent, Hello, STDIN_WINDOW, ToAgent, VERSION};
+use ringfence_protocol::{
+    ByteBuf, Decision, FileEntry, FromAgent, Hello, STDIN_WINDOW, ToAgent, VERSION,
+};
 use std::io::Write;
 
 /// Lets `breach` break the protocol on a fresh connection after the greetings.
@@ -44,6 +46,14 @@ fn refused_file(part: &str, entry: FileEntry) {
         let mut request = request("true", &[]);
         request.files.push(entry);
         client.exec(request);
+    });
+}
+
+#[test]
+fn an_answer_to_no_question_is_refused() {
+    refused_while_running("nothing is asked", |client| {
+        let (token, decision) = (0, Decision::Allow);
+        client.send(&ToAgent::Answer { token, decision });
     });
 }
 

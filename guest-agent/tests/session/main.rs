@@ -12,3 +12,4 @@ mod control;
 mod exec;
 mod host;
 mod hostile;
+mod supervise;

@@ -5,7 +5,9 @@
 
 #[cfg(target_os = "linux")]
 mod process;
+mod refusals;
 mod vm;
+mod watch;
 
 use crate::command::Request;
 use crate::sandbox::{Config, Inner};
@@ -75,13 +77,17 @@ pub(crate) fn check(config: &Config) -> Result<(), Error> {
 }
 
 impl Inner {
+    /// Waits until the interpreters that are kept ready are so.
+    pub(crate) fn wait_prewarmed(self: &Arc<Self>) -> Result<(), Error> {
+        match self.config.isolation.resolve() {
+            Isolation::Vm => vm::wait_prewarmed(self),
+            _ => self.prewarmed.wait_until_full(),
+        }
+    }
+
     /// Starts a program.
     pub(crate) fn start(self: &Arc<Self>, request: Request) -> Result<Session, Error> {
         match self.config.isolation.resolve() {
-            Isolation::Vm if request.policy.is_some() => Err(Error::Unsupported {
-                what: "supervised execution in a VM",
-                why: "its agent cannot ask the caller; use isolation process".into(),
-            }),
             Isolation::Vm => vm::start(self, request),
             #[cfg(target_os = "linux")]
             _ => process::start(&self.config, &self.prewarmed, request),

@@ -2,23 +2,22 @@
 
 mod collect;
 mod prewarmed;
-mod refusals;
-mod watch;
 
+use super::watch::Watch;
 use super::{Control, Session};
 use crate::collect::Collecting;
 use crate::command::{Request, Source};
 use crate::error::chain;
 use crate::sandbox::Config;
-use crate::{Error, Isolation};
+use crate::{Error, Isolation, Policy, Violation};
 pub(crate) use prewarmed::Prewarmed;
 use ringfence_protocol::{Ended, Layer, LayerState, Network, Report};
 use ringfence_sandbox::{
-    Access, Content, Grant, InputFile, Killer, Patterns, Running, SpawnError, Spec, Stdin,
-    WorkspacePath,
+    Access, Content, Grant, InputFile, Killer, Patterns, Questions, Running, SpawnError, Spec,
+    Stdin, WorkspacePath,
 };
 use std::sync::{Arc, Mutex, PoisonError};
-use watch::Watch;
+use std::thread::{self, JoinHandle};
 
 pub(super) fn start(
     config: &Config,
@@ -42,9 +41,9 @@ pub(super) fn start(
         message: "the sandbox gave no output stream".into(),
     };
     let questions = running.questions.take();
-    let watch = questions
+    let supervised = questions
         .zip(policy)
-        .map(|(questions, policy)| Watch::start(questions, policy));
+        .map(|(questions, policy)| Supervised::start(questions, policy));
     Ok(Session {
         stdin: running.stdin.take(),
         stdout: running.stdout.take().ok_or_else(missing)?,
@@ -54,7 +53,7 @@ pub(super) fn start(
             running: Mutex::new(Some(running)),
             collecting,
             limit,
-            watch: Mutex::new(watch.transpose()?),
+            supervised: Mutex::new(supervised.transpose()?),
         }),
         isolation: Isolation::Process,
         engine: None,
@@ -114,7 +113,40 @@ struct Process {
     collecting: Option<(Arc<Collecting>, Patterns)>,
     /// Bytes that the workspace may hold.
     limit: Option<u64>,
-    watch: Mutex<Option<Watch>>,
+    supervised: Mutex<Option<Supervised>>,
+}
+
+/// The questions of a supervised program on their way to its policy.
+#[derive(Debug)]
+struct Supervised {
+    watch: Arc<Watch>,
+    /// Ends with the execution.
+    reader: JoinHandle<()>,
+}
+
+impl Supervised {
+    fn start(mut questions: Questions, policy: Arc<Policy>) -> Result<Self, Error> {
+        let answerer = questions.answerer();
+        let answer = move |token, decision| answerer.answer(token, decision);
+        let watch = Arc::new(Watch::start(policy, answer)?);
+        let own = Arc::clone(&watch);
+        let reader = thread::Builder::new().name("ringfence-questions".into());
+        let reader = reader.spawn(move || {
+            while let Some(question) = questions.next_question() {
+                own.take(question);
+            }
+        });
+        let failed = Error::system("cannot start a thread for a program's questions");
+        let reader = reader.map_err(failed)?;
+        Ok(Self { watch, reader })
+    }
+
+    /// What was refused until the end, which has come.
+    fn end(self) -> Vec<Violation> {
+        // It does not panic; if it did, its refusals up to then are recorded.
+        let _ = self.reader.join();
+        self.watch.refused()
+    }
 }
 
 impl Control for Process {
@@ -148,14 +180,14 @@ impl Control for Process {
         }
         let mut report = finished.report.clone();
         drop(finished);
-        let watch = self
-            .watch
+        let supervised = self
+            .supervised
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
         report
             .violations
-            .extend(watch.map(Watch::end).unwrap_or_default());
+            .extend(supervised.map(Supervised::end).unwrap_or_default());
         report.layers.push(LayerState::missing(
             Layer::Vm,
             "process isolation shares the host's kernel; use isolation vm",

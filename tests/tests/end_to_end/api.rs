@@ -1,7 +1,8 @@
 //! The library as an application uses it, in the tests' own process.
 
 use ringfence::{
-    Ended, Engine, Error, Isolation as Where, Layer, Sandbox, SandboxBuilder, Stdio, Uncollected,
+    Ended, Engine, Error, Isolation as Where, Layer, Output, Sandbox, SandboxBuilder, Stdio,
+    Uncollected,
 };
 use ringfence_tests::leftovers::Before;
 use ringfence_tests::{Isolation, Lab, Scenario, cpus, engine, process};
@@ -25,7 +26,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     ),
     Scenario::on(
         "prewarmed_python_is_python",
-        &[Isolation::Process],
+        BOTH,
         prewarmed_python_is_python,
     ),
     Scenario::on(
@@ -35,7 +36,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     ),
 ];
 
-fn builder(lab: &Lab) -> SandboxBuilder {
+pub(crate) fn builder(lab: &Lab) -> SandboxBuilder {
     let isolation = if lab.isolation == Isolation::Vm {
         Where::Vm
     } else {
@@ -263,6 +264,16 @@ fn prewarmed_python_is_python(lab: &Lab) {
         sandbox.wait_prewarmed().unwrap();
         sandbox.python(code).input("hello").output().unwrap()
     };
+    let time = "import time; print(time.clock_gettime(time.CLOCK_BOOTTIME))";
+    let begun = "print(int(open('/proc/self/stat').read().split()[21]) / 100)";
+    let seconds = |out: Output| -> f64 {
+        let text = String::from_utf8(out.stdout).unwrap();
+        text.trim().parse().unwrap()
+    };
+    sandbox.wait_prewarmed().unwrap();
+    let before_code = sandbox.command("python3").args(["-c", time]).output();
+    let (before_code, begun) = (seconds(before_code.unwrap()), seconds(run(begun)));
+    assert!(begun < before_code, "{begun} {before_code}");
     let out = run("import sys; print(sys.stdin.read().upper(), sys.argv); sys.exit(3)");
     assert_eq!(out.stdout, b"HELLO ['main.py']\n");
     assert_eq!(out.report.ended, Ended::Exited { code: 3 });

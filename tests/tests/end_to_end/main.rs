@@ -31,13 +31,14 @@ mod machine;
 mod programs;
 mod refusals;
 mod streams;
+mod supervise;
 
 use libtest_mimic::{Arguments, Trial};
 use ringfence_tests::{Availability, Bench, Isolation, Lab, Scenario, process};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-const MODULES: [(&str, &[Scenario]); 13] = [
+const MODULES: [(&str, &[Scenario]); 14] = [
     ("basics", basics::SCENARIOS),
     ("exits", exits::SCENARIOS),
     ("streams", streams::SCENARIOS),
@@ -51,6 +52,7 @@ const MODULES: [(&str, &[Scenario]); 13] = [
     ("lifecycle", lifecycle::SCENARIOS),
     ("machine", machine::SCENARIOS),
     ("api", api::SCENARIOS),
+    ("supervise", supervise::SCENARIOS),
 ];
 
 fn main() -> ExitCode {

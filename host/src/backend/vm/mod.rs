@@ -37,6 +37,9 @@ const AFTERMATH: Duration = Duration::from_secs(1);
 /// Guest memory beyond what the programs may use: kernel, agent and page cache.
 const OVERHEAD: u64 = 160 << 20;
 
+/// Guest memory for each interpreter that is kept ready.
+const PREWARMED: u64 = 8 << 20;
+
 /// Guest memory where the limits set no bound.
 const UNBOUNDED: u64 = 1 << 30;
 
@@ -164,7 +167,7 @@ fn boot(config: &Config) -> Result<Guest, Error> {
         engine,
         _ready: keep,
     };
-    match connection::open(booted.ready, PATIENCE).and_then(|_| set_clock(&guest)) {
+    match connection::open(booted.ready, PATIENCE).and_then(|_| introduce(&guest, config)) {
         Ok(()) => Ok(guest),
         Err(_) if guest.machine.exit_within(AFTERMATH).is_some() => Err(guest.gone()),
         Err(error) => Err(error),
@@ -178,21 +181,61 @@ fn debug_args() -> Vec<String> {
     arg.into_iter().collect()
 }
 
-/// The guest has no clock that runs while it does not: the host says what time it is.
-fn set_clock(guest: &Guest) -> Result<(), Error> {
-    // A host before 1970 has no time worth passing on.
+/// Tells the agent what is the same for all executions.
+fn introduce(guest: &Guest, config: &Config) -> Result<(), Error> {
+    let mut control = Control::open(guest, PATIENCE)?;
+    // The guest has no clock that runs while it does not: the host says what time it is. A host
+    // before 1970 has no time worth passing on.
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
-    let (mut sender, mut receiver, _) = connection::open(guest.connect(port::CONTROL)?, PATIENCE)?;
-    sender.send(&ControlRequest::SetClock(now))?;
-    match receiver.receive()? {
-        Some(ControlReply::Ok) => Ok(()),
-        Some(ControlReply::Failed(failure)) => Err(Error::from_failure(failure)),
-        Some(_) => Err(Error::Agent {
-            message: "the agent broke the protocol: an answer out of turn".into(),
-        }),
-        None => Err(guest.gone()),
+    control.ask(&ControlRequest::SetClock(now))?;
+    if let Ok(count @ 1..) = u32::try_from(config.prewarm) {
+        let like = Box::new(session::like(config)?);
+        control.ask(&ControlRequest::Prewarm { like, count })?;
+    }
+    Ok(())
+}
+
+/// Boots the sandbox's guest, if need be, and waits until its interpreters are ready.
+pub(super) fn wait_prewarmed(inner: &Arc<Inner>) -> Result<(), Error> {
+    if inner.config.prewarm == 0 {
+        return Ok(());
+    }
+    let guest = inner.machines.get(&inner.config)?;
+    let patience = inner.config.boot_timeout.unwrap_or(BOOT_TIMEOUT);
+    Control::open(&guest, patience)?.ask(&ControlRequest::AwaitPrewarmed)
+}
+
+/// A control connection.
+struct Control<'g> {
+    guest: &'g Guest,
+    sender: connection::Sender,
+    receiver: connection::Receiver,
+}
+
+impl<'g> Control<'g> {
+    /// One that ends after this much time.
+    fn open(guest: &'g Guest, patience: Duration) -> Result<Self, Error> {
+        let (sender, receiver, _) = connection::open(guest.connect(port::CONTROL)?, patience)?;
+        Ok(Self {
+            guest,
+            sender,
+            receiver,
+        })
+    }
+
+    /// Asks for something to be done.
+    fn ask(&mut self, request: &ControlRequest) -> Result<(), Error> {
+        self.sender.send(request)?;
+        match self.receiver.receive()? {
+            Some(ControlReply::Ok) => Ok(()),
+            Some(ControlReply::Failed(failure)) => Err(Error::from_failure(failure)),
+            Some(_) => Err(Error::Agent {
+                message: "the agent broke the protocol: an answer out of turn".into(),
+            }),
+            None => Err(self.guest.gone()),
+        }
     }
 }
 
@@ -206,11 +249,13 @@ fn find_image(directory: Option<&PathBuf>) -> Result<Image, Error> {
 /// Memory for the guest: what a program may use and what the system in it needs, never more than
 /// half of this machine's.
 fn memory(config: &Config) -> u64 {
+    let prewarmed = u64::try_from(config.prewarm).unwrap_or(u64::MAX);
     let wanted = config
         .limits
         .memory
         .unwrap_or(UNBOUNDED)
-        .saturating_add(OVERHEAD);
+        .saturating_add(OVERHEAD)
+        .saturating_add(prewarmed.saturating_mul(PREWARMED));
     let most = (physical_memory() / 2).min(vmm::MOST_MEMORY);
     let bytes = wanted.min(most).max(OVERHEAD);
     bytes - bytes % vmm::MEMORY_GRANULE

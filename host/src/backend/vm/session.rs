@@ -6,6 +6,7 @@
 
 use super::Guest;
 use super::connection::{self, Deadline, ReceiveError, Receiver, Sender};
+use crate::backend::watch::Watch;
 use crate::backend::{Control, Session};
 use crate::collect::{Breach, Collecting};
 use crate::command::{InputFile, MAX_ARGUMENTS, OpenFile, Request, Source};
@@ -15,7 +16,7 @@ use crate::{Error, Isolation, pump};
 use ringfence_protocol::frame::MAX_FRAME;
 use ringfence_protocol::{
     ByteBuf, CHUNK, Ended, Exec, FileEntry, FromAgent, INLINE_FILES, Layer, LayerState,
-    LayerStatus, Network, Report, STDIN_WINDOW, ToAgent, port,
+    LayerStatus, Network, Question, Report, STDIN_WINDOW, ToAgent, Violation, port,
 };
 use std::ffi::OsString;
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
@@ -30,13 +31,16 @@ use std::time::{Duration, Instant};
 /// How long the agent may take to start a program, and to end it after a kill or a time limit.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// The longest path in a question in bytes: the longest that Linux takes, and a name.
+const LONGEST_PATH: usize = 4096 + 256;
+
 // Arguments and inline files together stay well inside one frame.
 const _: () = assert!(MAX_ARGUMENTS + INLINE_FILES <= MAX_FRAME);
 
 /// An execution under way.
 #[derive(Debug)]
 struct Running {
-    sender: Mutex<Sender>,
+    sender: Arc<Mutex<Sender>>,
     deadline: Arc<Deadline>,
     cause: OnceLock<Ended>,
     state: Mutex<State>,
@@ -47,6 +51,7 @@ struct Running {
     threads: Mutex<Vec<JoinHandle<()>>>,
     guest: Arc<Guest>,
     collecting: Option<Arc<Collecting>>,
+    watch: Option<Watch>,
     /// When the first collected file came.
     collect_begun: OnceLock<Instant>,
 }
@@ -66,7 +71,7 @@ pub(super) fn start(
     request: Request,
 ) -> Result<Session, Error> {
     let has_stdin = request.stdin;
-    let collecting = request.collecting;
+    let (collecting, policy) = (request.collecting, request.policy);
     let files = request.files.into_iter().map(InputFile::open);
     let files = files.collect::<Result<Vec<_>, _>>()?;
     let stream = guest.connect(port::EXEC)?;
@@ -78,6 +83,7 @@ pub(super) fn start(
     if let Some(collecting) = &collecting {
         inputs.exec.collect.clone_from(&collecting.patterns);
     }
+    inputs.exec.supervision = policy.as_ref().map(|policy| policy.supervision.clone());
     send_exec(&mut sender, inputs)?;
     match receiver.receive()? {
         Some(FromAgent::Started) => {}
@@ -87,8 +93,16 @@ pub(super) fn start(
     }
     // The agent enforces the limit; the host's own one catches an agent that does not.
     deadline.reset(config.limits.wall.map(|wall| wall.saturating_add(PATIENCE)));
+    let sender = Arc::new(Mutex::new(sender));
+    let own = Arc::clone(&sender);
+    let answer = move |token, decision| {
+        let answer = ToAgent::Answer { token, decision };
+        // If the connection has broken, the execution's end says so.
+        drop(lock(&own).send(&answer));
+    };
+    let watch = policy.map(|policy| Watch::start(policy, answer));
     let running = Arc::new(Running {
-        sender: Mutex::new(sender),
+        sender,
         deadline,
         cause: OnceLock::new(),
         state: Mutex::new(State {
@@ -101,9 +115,17 @@ pub(super) fn start(
         threads: Mutex::default(),
         guest: Arc::clone(&guest),
         collecting,
+        watch: watch.transpose()?,
         collect_begun: OnceLock::new(),
     });
     running.serve(receiver, has_stdin, guest.engine)
+}
+
+/// What every execution of this sandbox is like, but for program, arguments, files and input.
+pub(super) fn like(config: &Config) -> Result<Exec, Error> {
+    let (program, args, files) = (OsString::new(), Vec::new(), Vec::new());
+    let inputs = exec_message(config, program, args, config.env.clone(), files)?;
+    Ok(inputs.exec)
 }
 
 /// The message, and what of the files does not fit into it.
@@ -182,6 +204,7 @@ fn exec_message(
             .copied()
             .filter(|layer| *layer != Layer::Vm)
             .collect(),
+        supervision: None,
     };
     Ok(Inputs { exec, rest })
 }
@@ -303,6 +326,7 @@ impl Running {
                 | FromAgent::FileData(_)
                 | FromAgent::NotCollected { .. }
                 | FromAgent::CollectFailed(_)) => self.collect(message).map_err(breach)?,
+                FromAgent::Question(question) => self.ask(*question).map_err(breach)?,
                 FromAgent::Exited(report) => {
                     if let Some(collecting) = &self.collecting {
                         collecting.finish().map_err(breach)?;
@@ -346,6 +370,31 @@ impl Running {
         }
     }
 
+    /// Passes a question on to the policy.
+    fn ask(&self, question: Question) -> Result<(), Breach> {
+        let Some(watch) = &self.watch else {
+            return Err(Breach("a question that nobody wants to be asked"));
+        };
+        let paths = [Some(&question.path), question.destination.as_ref()];
+        if paths
+            .into_iter()
+            .flatten()
+            .any(|path| path.len() > LONGEST_PATH)
+        {
+            return Err(Breach("a question about a path that is too long"));
+        }
+        if !watch.is_meant(question.operation) {
+            return Err(Breach("a question about what needs no answer"));
+        }
+        watch.take(question);
+        Ok(())
+    }
+
+    /// What the policy refused so far.
+    fn refused(&self) -> Vec<Violation> {
+        self.watch.as_ref().map(Watch::refused).unwrap_or_default()
+    }
+
     /// More standard input may be sent.
     fn widen(&self, count: u32) -> Result<(), Error> {
         let mut state = self.state();
@@ -368,7 +417,7 @@ impl Running {
             cpu: Duration::ZERO,
             peak_memory: 0,
             layers: vec![LayerState::active(Layer::Vm)],
-            violations: Vec::new(),
+            violations: self.refused(),
         }
     }
 
@@ -400,6 +449,7 @@ impl Running {
             violation.operation = printable(&violation.operation);
             violation.target = violation.target.as_deref().map(printable);
         }
+        report.violations.extend(self.refused());
         Ok(report)
     }
 
@@ -447,11 +497,12 @@ impl Running {
     }
 
     fn send(&self, message: &ToAgent) -> Result<(), ReceiveError> {
-        self.sender
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .send(message)
+        lock(&self.sender).send(message)
     }
+}
+
+fn lock(sender: &Mutex<Sender>) -> MutexGuard<'_, Sender> {
+    sender.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Writes to a pipe of the caller's. When the caller has closed it, the program is not disturbed:

@@ -1,10 +1,11 @@
-//! What a guest that was taken over can do with collected files: an agent that follows a script.
+//! What a guest that was taken over can do with collected files and with questions: an agent that
+//! follows a script.
 
 use super::*;
 use crate::collect::Collecting;
 use crate::vmm::{Exit, Machine, MachineError};
-use crate::{CollectError, Collected, Engine};
-use ringfence_protocol::{Hello, Limits, Uncollected, frame};
+use crate::{CollectError, Collected, Engine, Policy};
+use ringfence_protocol::{Decision, Hello, Limits, Operation, Uncollected, frame};
 use std::path::Path;
 
 /// A machine whose agent has one connection.
@@ -36,6 +37,15 @@ fn run(
     directory: &Path,
     messages: Vec<FromAgent>,
 ) -> (Result<Report, Error>, Result<Collected, CollectError>) {
+    run_with(directory, messages, None)
+}
+
+/// The same with a policy.
+fn run_with(
+    directory: &Path,
+    messages: Vec<FromAgent>,
+    policy: Option<Policy>,
+) -> (Result<Report, Error>, Result<Collected, CollectError>) {
     let (ours, mut theirs) = UnixStream::pair().unwrap();
     let (ready, _other) = UnixStream::pair().unwrap();
     let agent = thread::spawn(move || {
@@ -65,7 +75,7 @@ fn run(
         env: Vec::new(),
         files: Vec::new(),
         stdin: false,
-        policy: None,
+        policy: policy.map(Arc::new),
         collecting: Some(Arc::clone(&collecting)),
     };
     let config = Config {
@@ -159,4 +169,53 @@ fn an_agent_that_cannot_go_on_says_why() {
     assert_eq!(error.message, "too [2Jmuch");
     let left = std::fs::read_dir(place.path().join("out")).unwrap().count();
     assert_eq!(left, 0);
+}
+
+fn question(token: u64, operation: Operation, path: &str, expired: bool) -> FromAgent {
+    FromAgent::Question(Box::new(Question {
+        token,
+        operation,
+        path: ByteBuf::from(path.as_bytes().to_vec()),
+        destination: None,
+        process: 1,
+        expired,
+    }))
+}
+
+#[test]
+fn questions_that_nobody_wants_break_the_protocol() {
+    let long = "x".repeat(LONGEST_PATH + 1);
+    let policy = || Policy::new([Operation::Write], |_| Decision::Allow);
+    for (asked, policy) in [
+        (question(1, Operation::Write, "/a", false), None),
+        (question(1, Operation::Write, &long, false), Some(policy())),
+        (question(1, Operation::Delete, "/a", false), Some(policy())),
+    ] {
+        let place = tempfile::tempdir().unwrap();
+        let (report, _) = run_with(place.path(), vec![asked, exited()], policy);
+        let message = report.unwrap_err().to_string();
+        assert!(message.contains("broke the protocol"), "{message}");
+    }
+}
+
+/// A policy that does not answer, and a guest that asks without end: what is kept is bounded, the
+/// execution ends, and what the report says of it can be shown.
+#[test]
+fn a_flood_of_questions_waits_for_nobody() {
+    let (never, nobody) = std::sync::mpsc::channel::<()>();
+    let nobody = Mutex::new(nobody);
+    let policy = Policy::new([Operation::Write], move |_| {
+        let _ = nobody.lock().unwrap().recv();
+        Decision::Allow
+    });
+    let mut messages: Vec<_> = (0..10_000)
+        .map(|token| question(token, Operation::Write, "/a\u{1b}[2J", token % 2 == 1))
+        .collect();
+    messages.push(exited());
+    let place = tempfile::tempdir().unwrap();
+    let (report, _) = run_with(place.path(), messages, Some(policy));
+    let violations = report.unwrap().violations;
+    assert_eq!(violations.len(), 64);
+    assert_eq!(violations[0].target.as_deref(), Some("/a[2J"));
+    drop(never);
 }

@@ -1,19 +1,37 @@
-//! A policy of the caller's, through the public API.
-#![cfg(target_os = "linux")]
-#![expect(clippy::unwrap_used, reason = "a test stops where it is surprised")]
+//! A policy of the caller's decides what a program may do, wherever that runs.
 
-use ringfence::{Decision, Ended, Error, Isolation, Operation, Policy, Sandbox};
+use crate::api::builder;
+use ringfence::{Decision, Ended, Operation, Policy, Sandbox};
+use ringfence_tests::{Isolation, Lab, Scenario};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-fn supervised(policy: Policy) -> Sandbox {
-    let sandbox = Sandbox::builder().isolation(Isolation::Process);
-    sandbox.build().unwrap().supervise(policy)
+const BOTH: &[Isolation] = &[Isolation::Process, Isolation::Vm];
+
+pub(crate) const SCENARIOS: &[Scenario] = &[
+    Scenario::on(
+        "a_policy_sees_and_decides",
+        BOTH,
+        a_policy_sees_and_decides_and_the_report_names_what_it_refused,
+    ),
+    Scenario::on(
+        "a_kill_and_a_late_answer",
+        BOTH,
+        a_kill_and_a_policy_that_thinks_too_long,
+    ),
+    Scenario::on(
+        "what_is_allowed_is_confined",
+        BOTH,
+        what_is_allowed_is_confined_all_the_same,
+    ),
+];
+
+fn supervised(lab: &Lab, policy: Policy) -> Sandbox {
+    builder(lab).build().unwrap().supervise(policy)
 }
 
-#[test]
-fn a_policy_sees_and_decides_and_the_report_names_what_it_refused() {
+fn a_policy_sees_and_decides_and_the_report_names_what_it_refused(lab: &Lab) {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let seen_by_policy = Arc::clone(&seen);
     let policy = Policy::new([Operation::Write, Operation::Delete], move |request| {
@@ -24,7 +42,7 @@ fn a_policy_sees_and_decides_and_the_report_names_what_it_refused() {
         }
     });
     let script = "echo x >kept; rm -f kept; cat kept";
-    let output = supervised(policy)
+    let output = supervised(lab, policy)
         .command("sh")
         .args(["-c", script])
         .output()
@@ -50,10 +68,9 @@ fn a_policy_sees_and_decides_and_the_report_names_what_it_refused() {
     );
 }
 
-#[test]
-fn a_kill_and_a_policy_that_thinks_too_long() {
+fn a_kill_and_a_policy_that_thinks_too_long(lab: &Lab) {
     let policy = Policy::new([Operation::Write], |_| Decision::Kill);
-    let output = supervised(policy)
+    let output = supervised(lab, policy)
         .command("sh")
         .args(["-c", "echo x >f; sleep 60"])
         .output();
@@ -69,7 +86,7 @@ fn a_kill_and_a_policy_that_thinks_too_long() {
     let policy = policy
         .limit(Duration::from_millis(50))
         .otherwise(Decision::Deny(libc::EROFS));
-    let output = supervised(policy)
+    let output = supervised(lab, policy)
         .command("sh")
         .args(["-c", "echo x >f || exit 7"])
         .output();
@@ -78,26 +95,14 @@ fn a_kill_and_a_policy_that_thinks_too_long() {
     assert_eq!(report.violations.len(), 1);
 }
 
-#[test]
-fn what_is_allowed_is_confined_all_the_same() {
+fn what_is_allowed_is_confined_all_the_same(lab: &Lab) {
     let policy = Policy::new(Operation::ALL, |_| Decision::Allow);
     let script = "echo x >/usr/x; echo x >/etc/x; rm -f /etc/passwd /usr/bin/env; echo done";
-    let output = supervised(policy)
+    let output = supervised(lab, policy)
         .command("sh")
         .args(["-c", script])
         .output()
         .unwrap();
     assert_eq!(output.stdout, b"done\n");
     assert!(Path::new("/usr/bin/env").exists() && !Path::new("/usr/x").exists());
-}
-
-#[test]
-fn a_vm_is_not_started_for_a_policy_that_it_cannot_ask() {
-    let sandbox = Sandbox::builder().isolation(Isolation::Vm).build().unwrap();
-    let policy = Policy::new([Operation::Write], |_| Decision::Allow);
-    let refused = sandbox.supervise(policy).command("true").output();
-    assert!(
-        matches!(refused, Err(Error::Unsupported { .. })),
-        "{refused:?}"
-    );
 }

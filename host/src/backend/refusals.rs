@@ -1,5 +1,6 @@
 //! What a policy refused, for the report.
 
+use crate::error::printable;
 use crate::{Policy, Request};
 use ringfence_protocol::{Decision, Layer, Violation};
 use std::collections::BTreeSet;
@@ -58,7 +59,7 @@ impl Recorded {
         self.violations.push(Violation {
             layer: Layer::Seccomp,
             operation: request.operation.name().into(),
-            target: Some(target),
+            target: Some(printable(&target)),
         });
     }
 }
