@@ -10,6 +10,7 @@ mod options;
 mod run;
 mod status;
 mod text;
+mod tty;
 
 use clap::{Parser, Subcommand};
 use status::Status;

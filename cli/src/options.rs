@@ -82,6 +82,9 @@ pub(crate) struct Options {
     /// Ask on the terminal before the program does these: write, delete, rename, connect
     #[arg(long, value_name = "OPERATIONS", value_delimiter = ',')]
     ask: Vec<Operation>,
+    /// Give the program a terminal of its own, connected to this one
+    #[arg(short, long, conflicts_with_all = ["json", "ask", "stdin"])]
+    pub(crate) tty: bool,
     /// Folder of the guest image instead of $RINGFENCE_IMAGE or the one in the user's cache
     #[arg(long, value_name = "DIR")]
     image: Option<PathBuf>,
@@ -161,6 +164,9 @@ impl Options {
     /// Adds files, variables and standard input. With `--json` input comes from a file or nothing
     /// but still from the caller's own where that is asked for by redirection.
     pub(crate) fn apply(&self, mut command: Command) -> anyhow::Result<Command> {
+        if self.tty {
+            command = command.terminal(crate::tty::size()?);
+        }
         for file in &self.files {
             let (source, destination) = file_argument(file)?;
             command = command.file_from(destination, source);

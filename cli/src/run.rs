@@ -3,6 +3,7 @@
 use crate::json::RunReport;
 use crate::options::Options;
 use crate::status::Status;
+use crate::tty::Connected;
 use anyhow::Context as _;
 use clap::Args;
 use ringfence::{CollectError, Collected, Command, Language, Report, SkippedFile, Stdio};
@@ -67,7 +68,10 @@ impl Eval {
 fn execute(options: &Options, command: Command) -> anyhow::Result<Status> {
     if !options.json {
         let mut child = command.spawn()?;
+        let connected = options.tty.then(|| Connected::new(child.killer()));
+        let connected = connected.transpose()?;
         let report = child.wait()?;
+        drop(connected);
         if let Some(reason) = crate::json::limit_message(&report) {
             eprintln!("ringfence: {}", crate::text::plain(&reason));
         }

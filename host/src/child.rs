@@ -4,8 +4,11 @@ use crate::backend::{Control, Session};
 use crate::collect::Collecting;
 use crate::pump::{self, InputPump};
 use crate::stdio::{Kind, Stdio};
-use crate::{CollectError, Collected, Engine, Error, Isolation, Output, Report, Sandbox};
+use crate::{
+    CollectError, Collected, Engine, Error, Isolation, Output, Report, Sandbox, TerminalSize,
+};
 use ringfence_protocol::Ended;
+use rustix::io::Errno;
 use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::sync::Arc;
@@ -50,6 +53,14 @@ impl Killer {
     /// When there is no such signal or the VM is gone.
     pub fn signal(&self, signal: u8) -> Result<(), Error> {
         self.0.signal(signal)
+    }
+
+    /// Gives the program's terminal another size. No effect when it has ended.
+    ///
+    /// # Errors
+    /// When the program has no terminal or the VM is gone.
+    pub fn resize(&self, size: TerminalSize) -> Result<(), Error> {
+        self.0.resize(size)
     }
 }
 
@@ -155,6 +166,14 @@ impl Child {
     #[must_use]
     pub fn killer(&self) -> Killer {
         Killer(Arc::clone(&self.control))
+    }
+
+    /// Gives the program's terminal another size.
+    ///
+    /// # Errors
+    /// When the program has no [`terminal`](crate::Command::terminal) or the VM is gone.
+    pub fn resize(&self, size: TerminalSize) -> Result<(), Error> {
+        self.control.resize(size)
     }
 
     /// Kills the program and everything that it started; [`wait`](Self::wait) then reports
@@ -352,8 +371,12 @@ impl Read for Metered {
         if self.meter.exceeded.load(Ordering::Acquire) {
             return Ok(0);
         }
-        let len = self.pipe.read(buffer)?;
-        Ok(self.meter.admit(len))
+        match self.pipe.read(buffer) {
+            Ok(len) => Ok(self.meter.admit(len)),
+            // The end of a terminal.
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::IO) => Ok(0),
+            Err(error) => Err(error),
+        }
     }
 }
 

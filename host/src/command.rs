@@ -2,7 +2,7 @@
 
 use crate::collect::Collecting;
 use crate::stdio::{Kind, Stdio};
-use crate::{Child, Error, Output, Policy, Report, Sandbox};
+use crate::{Child, Error, Output, Policy, Report, Sandbox, TerminalSize};
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -40,6 +40,7 @@ pub(crate) struct Request {
     pub(crate) env: Vec<(OsString, OsString)>,
     pub(crate) files: Vec<InputFile>,
     pub(crate) stdin: bool,
+    pub(crate) terminal: Option<TerminalSize>,
     pub(crate) collecting: Option<Arc<Collecting>>,
     pub(crate) policy: Option<Arc<Policy>>,
 }
@@ -70,6 +71,7 @@ impl Command {
             env,
             files: Vec::new(),
             stdin: false,
+            terminal: None,
             collecting: None,
             policy: sandbox.policy.clone(),
         };
@@ -165,6 +167,18 @@ impl Command {
     /// Where standard error goes, as [`stdout`](Self::stdout).
     pub fn stderr(mut self, stdio: impl Into<Stdio>) -> Self {
         self.stderr = Some(stdio.into());
+        self
+    }
+
+    /// Gives the program a terminal of its own and of this size, as its three standard streams and
+    /// as what controls its session: programs draw, prompt, and take control characters (`\x03`
+    /// interrupts) as at any other. What it shows is its standard output, in which lines end with
+    /// `\r\n`; standard error is empty. Input does not end there: write `\x04` for that.
+    /// [`Child::resize`] changes the size.
+    ///
+    /// Whoever shows the output on a terminal of his own lets the program draw there as well.
+    pub fn terminal(mut self, size: TerminalSize) -> Self {
+        self.request.terminal = Some(size);
         self
     }
 
@@ -365,6 +379,7 @@ mod tests {
             env: vec![],
             files: vec![],
             stdin: false,
+            terminal: None,
             collecting: None,
             policy: None,
         }

@@ -66,8 +66,8 @@ pub use language::{Language, UnknownLanguage, node, python, shell};
 pub use output::{Output, Report};
 pub use ringfence_image as image;
 pub use ringfence_protocol::{
-    Decision, Ended, Layer, LayerState, LayerStatus, Limits, Operation, Uncollected, UnknownLayer,
-    UnknownOperation, Violation,
+    Decision, Ended, Layer, LayerState, LayerStatus, Limits, Operation, TerminalSize, Uncollected,
+    UnknownLayer, UnknownOperation, Violation,
 };
 pub use sandbox::{Engine, Isolation, Sandbox, SandboxBuilder, UnknownName};
 pub use stdio::Stdio;

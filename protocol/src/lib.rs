@@ -39,7 +39,7 @@ pub use layer::{Layer, LayerState, LayerStatus, UnknownLayer};
 pub use limits::{Limits, Network};
 pub use message::{
     CHUNK, COLLECT_BYTES, COLLECT_FILES, ControlReply, ControlRequest, Exec, Failure, FailureKind,
-    FileEntry, FromAgent, INLINE_FILES, STDIN_WINDOW, ToAgent, Uncollected, chain,
+    FileEntry, FromAgent, INLINE_FILES, STDIN_WINDOW, TerminalSize, ToAgent, Uncollected, chain,
 };
 pub use report::{Ended, Report, Violation};
 pub use serde_bytes::ByteBuf;

@@ -28,6 +28,25 @@ pub const COLLECT_FILES: usize = 4096;
 /// Bytes that are collected from one workspace at most; fewer where [`Limits::workspace`] is less.
 pub const COLLECT_BYTES: u64 = 4 << 30;
 
+/// The size of a terminal in characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TerminalSize {
+    /// Lines.
+    pub rows: u16,
+    /// Characters in a line.
+    pub columns: u16,
+}
+
+impl Default for TerminalSize {
+    /// 24 lines of 80 characters.
+    fn default() -> Self {
+        Self {
+            rows: 24,
+            columns: 80,
+        }
+    }
+}
+
 /// A file for the workspace.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileEntry {
@@ -62,6 +81,9 @@ pub struct Exec {
     pub require: Vec<Layer>,
     /// What the program has to ask for.
     pub supervision: Option<Supervision>,
+    /// The program's standard streams are a terminal of this size. What it shows comes as
+    /// [`FromAgent::Stdout`]; [`ToAgent::StdinEnd`] has no meaning there.
+    pub terminal: Option<TerminalSize>,
 }
 
 /// From the host on an exec connection.
@@ -78,13 +100,8 @@ pub enum ToAgent {
     StdinEnd,
     /// Send the program a signal.
     Signal(u8),
-    /// The caller's terminal has a new size.
-    Resize {
-        /// Character rows.
-        rows: u16,
-        /// Character columns.
-        columns: u16,
-    },
+    /// The program's terminal has a new size.
+    Resize(TerminalSize),
     /// The answer to a [`FromAgent::Question`]. One that comes too late has no effect.
     Answer {
         /// Which question: [`Question::token`].

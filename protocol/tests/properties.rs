@@ -9,7 +9,7 @@ use proptest::test_runner::FileFailurePersistence;
 use ringfence_protocol::{
     ByteBuf, Capabilities, ControlReply, ControlRequest, Decision, Ended, Exec, Failure,
     FailureKind, FileEntry, FromAgent, Hello, Layer, LayerState, Limits, Network, Operation,
-    Question, Report, Supervision, ToAgent, Uncollected, Violation,
+    Question, Report, Supervision, TerminalSize, ToAgent, Uncollected, Violation,
     frame::{self, FrameError, HEADER, MAX_FRAME},
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -83,9 +83,10 @@ fn exec() -> impl Strategy<Value = Exec> {
         Just(Network::None),
         vec(layer(), 0..5),
         option::of(supervision()),
+        option::of(terminal_size()),
     )
         .prop_map(
-            |(program, args, env, files, collect, limits, network, require, supervision)| Exec {
+            |(
                 program,
                 args,
                 env,
@@ -95,6 +96,18 @@ fn exec() -> impl Strategy<Value = Exec> {
                 network,
                 require,
                 supervision,
+                terminal,
+            )| Exec {
+                program,
+                args,
+                env,
+                files,
+                collect,
+                limits,
+                network,
+                require,
+                supervision,
+                terminal,
             },
         )
 }
@@ -140,6 +153,10 @@ fn question() -> impl Strategy<Value = Question> {
         )
 }
 
+fn terminal_size() -> impl Strategy<Value = TerminalSize> {
+    any::<(u16, u16)>().prop_map(|(rows, columns)| TerminalSize { rows, columns })
+}
+
 fn to_agent() -> impl Strategy<Value = ToAgent> {
     prop_oneof![
         exec().prop_map(|exec| ToAgent::Exec(Box::new(exec))),
@@ -147,7 +164,7 @@ fn to_agent() -> impl Strategy<Value = ToAgent> {
         bytes().prop_map(ToAgent::Stdin),
         Just(ToAgent::StdinEnd),
         any::<u8>().prop_map(ToAgent::Signal),
-        any::<(u16, u16)>().prop_map(|(rows, columns)| ToAgent::Resize { rows, columns }),
+        terminal_size().prop_map(ToAgent::Resize),
         (any::<u64>(), decision())
             .prop_map(|(token, decision)| ToAgent::Answer { token, decision }),
     ]

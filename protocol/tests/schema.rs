@@ -10,7 +10,7 @@
 use ringfence_protocol::{
     ByteBuf, Capabilities, ControlReply, ControlRequest, Decision, Ended, Exec, Failure,
     FailureKind, FileEntry, FromAgent, Hello, Layer, LayerState, Limits, Network, Operation,
-    Question, Report, Supervision, ToAgent, Uncollected, VERSION, Violation,
+    Question, Report, Supervision, TerminalSize, ToAgent, Uncollected, VERSION, Violation,
     frame::{self, FrameError, HEADER},
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -50,6 +50,10 @@ fn exec() -> Exec {
             operations: [Operation::Delete, Operation::Write].into(),
             limit: Duration::new(9, 10),
             default: Decision::Deny(-11),
+        }),
+        terminal: Some(TerminalSize {
+            rows: 12,
+            columns: 300,
         }),
     }
 }
@@ -116,10 +120,10 @@ fn schema() -> String {
     schema.add("ToAgent::Signal", &ToAgent::Signal(15));
     schema.add(
         "ToAgent::Resize",
-        &ToAgent::Resize {
+        &ToAgent::Resize(TerminalSize {
             rows: 24,
             columns: 200,
-        },
+        }),
     );
     for (name, decision) in [
         ("Allow", Decision::Allow),

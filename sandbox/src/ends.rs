@@ -1,6 +1,7 @@
-//! The pipes and sockets between the caller, the supervisor and the program.
+//! The pipes, terminals and sockets between the caller, the supervisor and the program.
 
-use crate::{Layer, SpawnError, Spec, Stdin, confine};
+use crate::terminal::Terminal;
+use crate::{Layer, SpawnError, Spec, Stdin, TerminalSize, confine};
 use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -8,47 +9,38 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 /// The caller's ends of what a plan connects.
 #[derive(Debug)]
 pub(crate) struct Ends {
-    pub(crate) stdin: Option<PipeWriter>,
-    pub(crate) stdout: PipeReader,
-    pub(crate) stderr: PipeReader,
+    pub(crate) streams: Streams,
     pub(crate) control: OwnedFd,
     pub(crate) questions: Option<OwnedFd>,
+}
+
+/// The caller's ends of the program's standard streams.
+#[derive(Debug, Default)]
+pub(crate) struct Streams {
+    pub(crate) stdin: Option<PipeWriter>,
+    pub(crate) stdout: Option<PipeReader>,
+    pub(crate) stderr: Option<PipeReader>,
+    pub(crate) terminal: Option<Terminal>,
 }
 
 /// The descriptors in the order of [`Descriptors`](crate::plan::Descriptors), and the caller's ends.
 pub(crate) fn descriptors(spec: &Spec) -> Result<([OwnedFd; 7], Ends), SpawnError> {
     let failed = |step| move |source| SpawnError::Prepare { step, source };
-    let pipe = || io::pipe().map_err(failed("make a pipe"));
     let null = File::options().read(true).write(true).open("/dev/null");
     let null = OwnedFd::from(null.map_err(failed("open /dev/null"))?);
-    let (stdin, stdin_end) = match spec.stdin {
-        Stdin::Null => (null.try_clone().map_err(failed("open /dev/null"))?, None),
-        Stdin::Piped => {
-            let (reader, writer) = pipe()?;
-            (reader.into(), Some(writer))
-        }
+    let ([stdin, stdout, stderr], streams) = match spec.terminal {
+        Some(size) => terminal(size).map_err(failed("open a terminal"))?,
+        None => pipes(spec.stdin, &null).map_err(failed("make a pipe"))?,
     };
-    let (stdout_end, stdout) = pipe()?;
-    let (stderr_end, stderr) = pipe()?;
     let (control, control_end) = socket_pair().map_err(failed("make a socket pair"))?;
     let ruleset = confine::ruleset().map_err(|why| SpawnError::LayerUnavailable {
         layer: Layer::Landlock,
         why,
     })?;
     let caller = own_process().map_err(failed("open this process"))?;
-    let kept = [
-        stdin,
-        stdout.into(),
-        stderr.into(),
-        null,
-        control,
-        caller,
-        ruleset,
-    ];
+    let kept = [stdin, stdout, stderr, null, control, caller, ruleset];
     let ends = Ends {
-        stdin: stdin_end,
-        stdout: stdout_end,
-        stderr: stderr_end,
+        streams,
         control: control_end,
         questions: None,
     };
@@ -56,6 +48,37 @@ pub(crate) fn descriptors(spec: &Spec) -> Result<([OwnedFd; 7], Ends), SpawnErro
         above_streams(kept).map_err(failed("move a descriptor"))?,
         ends,
     ))
+}
+
+/// A pipe for each stream, or the null device.
+fn pipes(input: Stdin, null: &OwnedFd) -> io::Result<([OwnedFd; 3], Streams)> {
+    let (stdin, stdin_end) = match input {
+        Stdin::Null => (null.try_clone()?, None),
+        Stdin::Piped => {
+            let (reader, writer) = io::pipe()?;
+            (reader.into(), Some(writer))
+        }
+    };
+    let (stdout_end, stdout) = io::pipe()?;
+    let (stderr_end, stderr) = io::pipe()?;
+    let streams = Streams {
+        stdin: stdin_end,
+        stdout: Some(stdout_end),
+        stderr: Some(stderr_end),
+        terminal: None,
+    };
+    Ok(([stdin, stdout.into(), stderr.into()], streams))
+}
+
+/// A terminal for all three.
+fn terminal(size: TerminalSize) -> io::Result<([OwnedFd; 3], Streams)> {
+    let (terminal, stdin) = Terminal::open(size)?;
+    let (stdout, stderr) = (stdin.try_clone()?, stdin.try_clone()?);
+    let streams = Streams {
+        terminal: Some(terminal),
+        ..Streams::default()
+    };
+    Ok(([stdin, stdout, stderr], streams))
 }
 
 /// A process that has closed its own standard streams gets their numbers for new descriptors; the

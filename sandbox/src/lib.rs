@@ -67,6 +67,7 @@ mod spawn;
 mod spec;
 mod sys;
 mod system;
+mod terminal;
 mod view;
 mod wire;
 
@@ -78,8 +79,9 @@ pub use probe::probe;
 pub use questions::{Answerer, Questions};
 pub use ringfence_protocol::{
     Decision, Ended, Layer, LayerState, LayerStatus, Limits, Network, Operation, Question, Report,
-    Supervision, Uncollected, Violation,
+    Supervision, TerminalSize, Uncollected, Violation,
 };
 pub use running::{Finished, Killer, Running};
 pub use spawn::spawn;
 pub use spec::{Access, Content, Grant, InputFile, Namespaces, Spec, Stdin};
+pub use terminal::Terminal;

@@ -238,8 +238,10 @@ pub(crate) struct Plan {
     /// Where the bytes of input files are.
     pub(crate) spec: Arc<Spec>,
     pub(crate) fds: Descriptors,
-    /// Standard input is a pipe of the caller's, not the null device.
+    /// Standard input is a pipe of the caller's or a terminal, not the null device.
     pub(crate) stdin_piped: bool,
+    /// The standard streams are a terminal, which is to be the program's controlling one.
+    pub(crate) terminal: bool,
     pub(crate) identity: Identity,
     /// Flags of `clone3` for the namespaces.
     pub(crate) namespaces: u64,

@@ -111,7 +111,8 @@ pub(crate) fn prepare(
     let mut plan = Plan {
         spec: Arc::clone(spec),
         fds,
-        stdin_piped: spec.stdin == Stdin::Piped,
+        stdin_piped: spec.stdin == Stdin::Piped || spec.terminal.is_some(),
+        terminal: spec.terminal.is_some(),
         rlimits: rlimits(&spec.limits, bounded, &identity, spec.waits),
         identity,
         namespaces: attempt.flags(),

@@ -5,10 +5,12 @@
     reason = "receives a descriptor with a message, and waits by descriptor"
 )]
 
+use crate::ends::Streams;
 use crate::plan::Plan;
 use crate::prewarm::Busy;
 use crate::questions::Questions;
 use crate::sys::{self, Errno};
+use crate::terminal::Terminal;
 use crate::wire::{Cause, Command, Event, RECORD, Summary};
 use crate::{Ended, Layer, LayerState, LayerStatus, Limits, Report, Violation, WaitError};
 use std::io::{self, PipeReader, PipeWriter};
@@ -21,10 +23,12 @@ use std::time::Duration;
 pub struct Running {
     /// Standard input, when it was asked for.
     pub stdin: Option<PipeWriter>,
-    /// Standard output.
+    /// Standard output, unless there is a terminal.
     pub stdout: Option<PipeReader>,
-    /// Standard error.
+    /// Standard error, unless there is a terminal.
     pub stderr: Option<PipeReader>,
+    /// The program's terminal, when it was asked for.
+    pub terminal: Option<Terminal>,
     /// What the program asks for, when it is supervised.
     pub questions: Option<Questions>,
     child: Child,
@@ -33,16 +37,19 @@ pub struct Running {
     pub(crate) busy: Option<Busy>,
 }
 
-/// The caller's ends of the program's streams.
-type Streams = (Option<PipeWriter>, PipeReader, PipeReader);
-
 impl Running {
     pub(crate) fn new(child: Child, streams: Streams, layers: Vec<LayerState>) -> Self {
-        let (stdin, stdout, stderr) = streams;
+        let Streams {
+            stdin,
+            stdout,
+            stderr,
+            terminal,
+        } = streams;
         Self {
             stdin,
-            stdout: Some(stdout),
-            stderr: Some(stderr),
+            stdout,
+            stderr,
+            terminal,
             questions: None,
             child,
             layers,
@@ -82,6 +89,7 @@ impl Running {
     /// [`WaitError`] when there is no report; everything has been killed then.
     pub fn wait(mut self) -> Result<Finished, WaitError> {
         (self.stdin, self.stdout, self.stderr) = (None, None, None);
+        self.terminal = None;
         match self.child.event() {
             Some(Event::Ended(summary)) => {
                 let workspace = self.child.received.take();

@@ -84,8 +84,7 @@ fn start(prepared: Prepared, attempt: &Attempt, caller: Caller) -> Result<Starte
     let mut child = Child::new(ends.control, process, plan);
     match child.event() {
         Some(Event::Started) => {
-            let streams = (ends.stdin, ends.stdout, ends.stderr);
-            let mut running = Running::new(child, streams, layers);
+            let mut running = Running::new(child, ends.streams, layers);
             running.questions = ends.questions.map(Questions::new);
             Ok(Started::Running(Box::new(running)))
         }

@@ -1,6 +1,6 @@
 //! What one execution is to be.
 
-use crate::{Layer, Limits, Network, Supervision, WorkspacePath};
+use crate::{Layer, Limits, Network, Supervision, TerminalSize, WorkspacePath};
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -28,6 +28,9 @@ pub struct Spec {
     pub require: Vec<Layer>,
     /// Where standard input comes from.
     pub stdin: Stdin,
+    /// The three standard streams are a terminal of the program's own, of this size, whatever
+    /// [`Spec::stdin`] says; the caller's side of it is [`Running::terminal`](crate::Running).
+    pub terminal: Option<TerminalSize>,
     /// Keep the workspace reachable after the end, as
     /// [`Finished::workspace`](crate::Finished::workspace).
     pub collect: bool,
@@ -52,6 +55,7 @@ impl Spec {
             network: Network::None,
             require: Vec::new(),
             stdin: Stdin::Null,
+            terminal: None,
             collect: false,
             supervision: None,
             namespaces: Namespaces::Auto,

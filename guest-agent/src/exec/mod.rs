@@ -1,7 +1,7 @@
 //! One execution on one connection.
 //!
 //! ```text
-//! host   Hello  Exec  FileData*   Stdin* Signal* Answer* StdinEnd
+//! host   Hello  Exec  FileData*   Stdin* Signal* Answer* Resize* StdinEnd
 //! agent  Hello               Started  Stdout* Stderr* StdinTaken* Question*  Files  Exited
 //!
 //! Files = (NotCollected | File FileData*)* CollectFailed?
@@ -25,6 +25,7 @@ mod output;
 mod program;
 mod questions;
 mod stdin;
+mod streams;
 
 use crate::executions::Executions;
 use crate::frame_io::{FrameReader, FrameWriter};

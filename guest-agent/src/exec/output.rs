@@ -94,6 +94,10 @@ impl<W: AsyncWrite + Unpin> Stream<'_, '_, W> {
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // The end of a terminal.
+                Err(error) if error.raw_os_error() == Some(Errno::IO.raw_os_error()) => {
+                    return Ok(());
+                }
                 Err(error) => {
                     self.killer.kill(Ended::Killed);
                     return Err(End::internal(format!(
@@ -126,7 +130,7 @@ impl<W: AsyncWrite + Unpin> Stream<'_, '_, W> {
 fn read_now(pipe: &pipe::Receiver, chunk: &mut Vec<u8>) -> io::Result<usize> {
     match rustix::io::read(pipe, spare_capacity(chunk)) {
         Ok(count) => Ok(count),
-        Err(Errno::AGAIN) => Ok(0),
+        Err(Errno::AGAIN | Errno::IO) => Ok(0),
         Err(error) => Err(error.into()),
     }
 }

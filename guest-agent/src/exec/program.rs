@@ -2,31 +2,27 @@
 
 use super::collect;
 use super::failure::End;
-use super::input;
+use super::input::{self, Program};
 use super::output::{Budget, Outbox, Stream};
 use super::questions;
 use super::stdin::{self, Queue};
+use super::streams::Streams;
 use crate::executions::Slot;
 use crate::frame_io::{FrameReader, FrameWriter};
 use crate::prewarmed::Prewarmed;
 use ringfence_protocol::{ByteBuf, Ended, Exec, FromAgent};
-use ringfence_sandbox::{Finished, InputFile, Killer, Questions, Running, Spec, Stdin, WaitError};
+use ringfence_sandbox::{Finished, InputFile, Killer, Questions, Spec, Stdin, WaitError};
 use std::ffi::OsString;
-use std::io;
-use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
 use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::unix::pipe;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 /// A started program.
 struct Started {
     killer: Killer,
-    stdin: pipe::Sender,
-    stdout: pipe::Receiver,
-    stderr: pipe::Receiver,
+    streams: Streams,
     /// What it asks, if it is supervised.
     questions: Option<Questions>,
     /// Ends when everything is dead and cleaned up. It owns the slot, so that the slot stays taken
@@ -54,7 +50,12 @@ where
     let spec = spec(request, files, !patterns.is_empty());
     let started = start(spec, slot, prewarmed).await?;
     let answerer = started.questions.as_ref().map(Questions::answerer);
-    let killer = started.killer.clone();
+    let terminal = started.streams.terminal.clone();
+    let program = Program {
+        killer: started.killer.clone(),
+        answerer,
+        terminal,
+    };
     let mut dead = started.dead.clone();
     let queue = Queue::default();
     let outbox = Outbox::new(writer);
@@ -71,8 +72,8 @@ where
     });
     tokio::select! {
         biased;
-        end = input::follow(reader, &queue, &killer, answerer.as_ref()) => {
-            killer.kill(Ended::Killed);
+        end = input::follow(reader, &queue, &program) => {
+            program.killer.kill(Ended::Killed);
             // Nothing of the execution is left when the host hears that it failed.
             let _ended = dead.wait_for(|dead| *dead).await;
             Err(end)
@@ -101,6 +102,7 @@ fn spec(request: Exec, files: Vec<InputFile>, collect: bool) -> Spec {
     spec.require = request.require;
     spec.supervision = request.supervision;
     spec.stdin = Stdin::Piped;
+    spec.terminal = request.terminal;
     spec.collect = collect;
     spec
 }
@@ -115,7 +117,7 @@ async fn start(spec: Spec, mut slot: Slot, prewarmed: Arc<Prewarmed>) -> Result<
     let mut running = spawned.map_err(|error| End::internal(error.to_string()))??;
     let killer = running.killer();
     slot.started(killer.clone());
-    let streams = streams(&mut running);
+    let streams = Streams::take(&mut running);
     let questions = running.questions.take();
     let (alive, dead) = watch::channel(false);
     let end = tokio::task::spawn_blocking(move || {
@@ -125,11 +127,9 @@ async fn start(spec: Spec, mut slot: Slot, prewarmed: Arc<Prewarmed>) -> Result<
         finished
     });
     match streams {
-        Ok((stdin, stdout, stderr)) => Ok(Started {
+        Ok(streams) => Ok(Started {
             killer,
-            stdin,
-            stdout,
-            stderr,
+            streams,
             questions,
             end,
             dead,
@@ -143,18 +143,6 @@ async fn start(spec: Spec, mut slot: Slot, prewarmed: Arc<Prewarmed>) -> Result<
     }
 }
 
-fn streams(running: &mut Running) -> io::Result<(pipe::Sender, pipe::Receiver, pipe::Receiver)> {
-    let missing = || io::Error::other("the sandbox gave none");
-    let stdin = running.stdin.take().ok_or_else(missing)?;
-    let stdout = running.stdout.take().ok_or_else(missing)?;
-    let stderr = running.stderr.take().ok_or_else(missing)?;
-    Ok((
-        pipe::Sender::from_owned_fd(OwnedFd::from(stdin))?,
-        pipe::Receiver::from_owned_fd(OwnedFd::from(stdout))?,
-        pipe::Receiver::from_owned_fd(OwnedFd::from(stderr))?,
-    ))
-}
-
 /// Moves the three streams until everything is dead and delivered.
 async fn deliver<W: AsyncWrite + Unpin + Send>(
     started: Started,
@@ -164,9 +152,7 @@ async fn deliver<W: AsyncWrite + Unpin + Send>(
 ) -> Result<Finished, End> {
     let Started {
         killer,
-        stdin,
-        stdout,
-        stderr,
+        streams,
         questions,
         end,
         dead,
@@ -186,10 +172,22 @@ async fn deliver<W: AsyncWrite + Unpin + Send>(
             dead,
         }
     };
+    let Streams {
+        stdin,
+        stdout,
+        stderr,
+        terminal: _kept,
+    } = streams;
+    let stderr = async {
+        match stderr {
+            Some(stderr) => stream(stderr, FromAgent::Stderr).pump().await,
+            None => Ok(()),
+        }
+    };
     let output = async {
         tokio::join!(
             stream(stdout, FromAgent::Stdout).pump(),
-            stream(stderr, FromAgent::Stderr).pump(),
+            stderr,
             questions::pump(questions, outbox, &killer),
             end,
         )

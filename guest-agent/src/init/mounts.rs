@@ -28,7 +28,7 @@ const INERT: MountFlags = MountFlags::NOSUID
     .union(MountFlags::NODEV)
     .union(MountFlags::NOEXEC);
 
-const MOUNTS: [Mount; 5] = [
+const MOUNTS: [Mount; 6] = [
     Mount {
         kind: "proc",
         target: "/proc",
@@ -46,6 +46,12 @@ const MOUNTS: [Mount; 5] = [
         target: "/sys/fs/cgroup",
         flags: INERT,
         options: c"",
+    },
+    Mount {
+        kind: "devpts",
+        target: "/dev/pts",
+        flags: MountFlags::NOSUID.union(MountFlags::NOEXEC),
+        options: c"mode=0600,ptmxmode=0666",
     },
     Mount {
         kind: "tmpfs",
@@ -67,9 +73,10 @@ pub(super) fn early() -> Result<(), InitError> {
     let flags = MountFlags::NOSUID | MountFlags::NOEXEC;
     match mount("devtmpfs", "/dev", "devtmpfs", flags, Some(c"mode=0755")) {
         // Mounted by the kernel already.
-        Ok(()) | Err(Errno::BUSY) => Ok(()),
-        Err(error) => Err(step("mount devtmpfs on /dev")(error)),
+        Ok(()) | Err(Errno::BUSY) => {}
+        Err(error) => return Err(step("mount devtmpfs on /dev")(error)),
     }
+    make_directory("/dev/pts")
 }
 
 /// Mounts the root file system, makes it `/` and mounts the rest in it. Returns the initramfs.

@@ -224,5 +224,6 @@ pub(crate) fn request(program: &str, args: &[&str]) -> Exec {
         network: Network::None,
         require: Vec::new(),
         supervision: None,
+        terminal: None,
     }
 }

@@ -13,3 +13,4 @@ mod exec;
 mod host;
 mod hostile;
 mod supervise;
+mod terminal;

@@ -12,7 +12,7 @@ mod watch;
 use crate::command::Request;
 use crate::sandbox::{Config, Inner};
 use crate::{Engine, Error, Isolation};
-use ringfence_protocol::{Ended, Layer, Report};
+use ringfence_protocol::{Ended, Layer, Report, TerminalSize};
 use std::fmt::Debug;
 use std::io::{PipeReader, PipeWriter};
 use std::sync::Arc;
@@ -56,8 +56,16 @@ pub(crate) trait Control: Debug + Send + Sync {
     /// Sends the program a signal. No effect after the end.
     fn signal(&self, signal: u8) -> Result<(), Error>;
 
+    /// Gives the program's terminal another size. No effect after the end.
+    fn resize(&self, size: TerminalSize) -> Result<(), Error>;
+
     /// Waits until everything is gone. Called once.
     fn wait(&self) -> Result<Report, Error>;
+}
+
+/// What resizing a program without a terminal gives.
+fn no_terminal() -> Error {
+    Error::invalid("the program has no terminal that could be resized")
 }
 
 /// Whether this system and the chosen isolation can do what the configuration asks for.

@@ -11,11 +11,13 @@ use crate::error::chain;
 use crate::sandbox::Config;
 use crate::{Error, Isolation, Policy, Violation};
 pub(crate) use prewarmed::Prewarmed;
-use ringfence_protocol::{Ended, Layer, LayerState, Network, Report};
+use ringfence_protocol::{Ended, Layer, LayerState, Network, Report, TerminalSize};
 use ringfence_sandbox::{
     Access, Content, Grant, InputFile, Killer, Patterns, Questions, Running, SpawnError, Spec,
-    Stdin, WorkspacePath,
+    Stdin, Terminal, WorkspacePath,
 };
+use std::io::{self, PipeReader, PipeWriter};
+use std::os::fd::AsFd as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
@@ -31,25 +33,25 @@ pub(super) fn start(
     let collecting = collecting.zip(patterns.transpose()?);
     let limit = config.limits.workspace;
     let policy = request.policy.clone();
+    let has_stdin = request.stdin;
     let spec = spec(config, request)?;
     let waiting = prewarmed.take(&spec);
     let mut running = match waiting {
         Some(running) => running,
         None => ringfence_sandbox::spawn(spec).map_err(spawn_error)?,
     };
-    let missing = || Error::Sandbox {
-        message: "the sandbox gave no output stream".into(),
-    };
     let questions = running.questions.take();
     let supervised = questions
         .zip(policy)
         .map(|(questions, policy)| Supervised::start(questions, policy));
+    let (stdin, stdout, stderr) = streams(&mut running, has_stdin)?;
     Ok(Session {
-        stdin: running.stdin.take(),
-        stdout: running.stdout.take().ok_or_else(missing)?,
-        stderr: running.stderr.take().ok_or_else(missing)?,
+        stdin,
+        stdout,
+        stderr,
         control: Arc::new(Process {
             killer: running.killer(),
+            terminal: running.terminal.take(),
             running: Mutex::new(Some(running)),
             collecting,
             limit,
@@ -60,11 +62,34 @@ pub(super) fn start(
     })
 }
 
+/// The caller's ends. A terminal is read and written like a pipe; with it there is nothing on
+/// standard error.
+fn streams(
+    running: &mut Running,
+    has_stdin: bool,
+) -> Result<(Option<PipeWriter>, PipeReader, PipeReader), Error> {
+    let failed = || Error::system("cannot make the program's streams");
+    if let Some(terminal) = &running.terminal {
+        let copy = || terminal.as_fd().try_clone_to_owned();
+        let stdin = has_stdin.then(copy).transpose().map_err(failed())?;
+        let stdout = copy().map_err(failed())?;
+        let (stderr, _closed) = io::pipe().map_err(failed())?;
+        return Ok((stdin.map(PipeWriter::from), stdout.into(), stderr));
+    }
+    let missing = || Error::Sandbox {
+        message: "the sandbox gave no output stream".into(),
+    };
+    let stdout = running.stdout.take().ok_or_else(missing)?;
+    let stderr = running.stderr.take().ok_or_else(missing)?;
+    Ok((running.stdin.take(), stdout, stderr))
+}
+
 fn spec(config: &Config, request: Request) -> Result<Spec, Error> {
     let mut spec = Spec::new(request.program);
     spec.args = request.args;
     spec.env = request.env;
     spec.collect = request.collecting.is_some();
+    spec.terminal = request.terminal;
     spec.limits = config.limits.clone();
     spec.network = Network::None;
     spec.supervision = request
@@ -109,6 +134,7 @@ fn spec(config: &Config, request: Request) -> Result<Spec, Error> {
 #[derive(Debug)]
 struct Process {
     killer: Killer,
+    terminal: Option<Terminal>,
     running: Mutex<Option<Running>>,
     collecting: Option<(Arc<Collecting>, Patterns)>,
     /// Bytes that the workspace may hold.
@@ -157,6 +183,12 @@ impl Control for Process {
     fn signal(&self, signal: u8) -> Result<(), Error> {
         let sent = self.killer.signal(i32::from(signal));
         sent.map_err(Error::system("cannot signal the program"))
+    }
+
+    fn resize(&self, size: TerminalSize) -> Result<(), Error> {
+        let terminal = self.terminal.as_ref().ok_or_else(super::no_terminal)?;
+        let resized = terminal.resize(size);
+        resized.map_err(Error::system("cannot resize the program's terminal"))
     }
 
     fn wait(&self) -> Result<Report, Error> {

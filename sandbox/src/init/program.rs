@@ -52,6 +52,11 @@ fn prepare(plan: &Plan, ready: &Ready, parent: i32, channel: Option<&Channel>) -
         let stream = i32::try_from(stream).unwrap_or(-1);
         sys::dup3(fd, stream, 0).map_err(at(Step::Streams))?;
     }
+    if plan.terminal {
+        // SAFETY: takes no pointers.
+        let taken = unsafe { sys::call(libc::SYS_ioctl, [0, libc::TIOCSCTTY as usize, 0]) };
+        taken.map_err(at(Step::Streams))?;
+    }
     sys::fchdir(ready.workspace).map_err(at(Step::WorkingDirectory))?;
     super::umask(0o022);
     default_signals();

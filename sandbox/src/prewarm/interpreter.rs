@@ -63,6 +63,7 @@ impl Interpreter {
             network,
             require,
             stdin: _,
+            terminal: _,
             collect,
             namespaces,
             waits: _,
@@ -97,6 +98,7 @@ impl Interpreter {
             network: *network,
             require: require.clone(),
             stdin: Stdin::Piped,
+            terminal: None,
             collect: *collect,
             namespaces: *namespaces,
             waits: true,
@@ -117,6 +119,7 @@ pub(crate) fn alike(one: &Spec, other: &Spec) -> bool {
         network,
         require,
         stdin: _,
+        terminal,
         collect,
         namespaces,
         waits,
@@ -128,7 +131,9 @@ pub(crate) fn alike(one: &Spec, other: &Spec) -> bool {
     );
     // Whoever is asked about one program is not asked about another.
     let supervised = supervision.is_some() || other.supervision.is_some();
+    let terminals = terminal.is_some() || other.terminal.is_some();
     !supervised
+        && !terminals
         && *env == other.env
         && *grants == other.grants
         && *limits == other.limits

@@ -24,6 +24,7 @@ impl Prewarmed {
                 env: config.env.clone(),
                 files: Vec::new(),
                 stdin: false,
+                terminal: None,
                 collecting: None,
                 policy: None,
             },

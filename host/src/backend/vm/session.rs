@@ -16,7 +16,7 @@ use crate::{Error, Isolation, pump};
 use ringfence_protocol::frame::MAX_FRAME;
 use ringfence_protocol::{
     ByteBuf, CHUNK, Ended, Exec, FileEntry, FromAgent, INLINE_FILES, Layer, LayerState,
-    LayerStatus, Network, Question, Report, STDIN_WINDOW, ToAgent, Violation, port,
+    LayerStatus, Network, Question, Report, STDIN_WINDOW, TerminalSize, ToAgent, Violation, port,
 };
 use std::ffi::OsString;
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
@@ -52,6 +52,7 @@ struct Running {
     guest: Arc<Guest>,
     collecting: Option<Arc<Collecting>>,
     watch: Option<Watch>,
+    terminal: bool,
     /// When the first collected file came.
     collect_begun: OnceLock<Instant>,
 }
@@ -71,7 +72,7 @@ pub(super) fn start(
     request: Request,
 ) -> Result<Session, Error> {
     let has_stdin = request.stdin;
-    let (collecting, policy) = (request.collecting, request.policy);
+    let (collecting, policy, terminal) = (request.collecting, request.policy, request.terminal);
     let files = request.files.into_iter().map(InputFile::open);
     let files = files.collect::<Result<Vec<_>, _>>()?;
     let stream = guest.connect(port::EXEC)?;
@@ -83,6 +84,7 @@ pub(super) fn start(
     if let Some(collecting) = &collecting {
         inputs.exec.collect.clone_from(&collecting.patterns);
     }
+    inputs.exec.terminal = terminal;
     inputs.exec.supervision = policy.as_ref().map(|policy| policy.supervision.clone());
     send_exec(&mut sender, inputs)?;
     match receiver.receive()? {
@@ -116,6 +118,7 @@ pub(super) fn start(
         guest: Arc::clone(&guest),
         collecting,
         watch: watch.transpose()?,
+        terminal: terminal.is_some(),
         collect_begun: OnceLock::new(),
     });
     running.serve(receiver, has_stdin, guest.engine)
@@ -205,6 +208,7 @@ fn exec_message(
             .filter(|layer| *layer != Layer::Vm)
             .collect(),
         supervision: None,
+        terminal: None,
     };
     Ok(Inputs { exec, rest })
 }
@@ -535,6 +539,16 @@ impl Control for Running {
             return Ok(());
         }
         Ok(self.send(&ToAgent::Signal(signal))?)
+    }
+
+    fn resize(&self, size: TerminalSize) -> Result<(), Error> {
+        if !self.terminal {
+            return Err(crate::backend::no_terminal());
+        }
+        if self.state().ended {
+            return Ok(());
+        }
+        Ok(self.send(&ToAgent::Resize(size))?)
     }
 
     fn wait(&self) -> Result<Report, Error> {

@@ -75,6 +75,7 @@ fn run_with(
         env: Vec::new(),
         files: Vec::new(),
         stdin: false,
+        terminal: None,
         policy: policy.map(Arc::new),
         collecting: Some(Arc::clone(&collecting)),
     };
