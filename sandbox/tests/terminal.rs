@@ -59,16 +59,14 @@ fn all_three_streams_are_it_and_it_controls_the_session() {
 fn keys_and_sizes_arrive() {
     let code = "
 import os, signal, sys
-signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGWINCH])
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGWINCH, signal.SIGINT])
 print('ready', flush=True)
 signal.sigwait([signal.SIGWINCH])
 print(os.get_terminal_size(), flush=True)
-try:
-    print('got', input(), flush=True)
-    signal.pause()
-except KeyboardInterrupt:
-    print('interrupted')
-    sys.exit(9)
+print('got', input(), flush=True)
+signal.sigwait([signal.SIGINT])
+print('interrupted')
+sys.exit(9)
 ";
     for mode in MODES {
         let mut running = spawn(at_terminal(common::python(code, mode))).unwrap();

@@ -22,10 +22,12 @@ mod lab;
 pub mod leftovers;
 pub mod process;
 mod run;
+mod terminal;
 
 pub use isolation::{Availability, Isolation, cpus, engine};
 pub use lab::{Bench, Lab, PATH};
 pub use run::{Outcome, Run, Running};
+pub use terminal::Terminal;
 
 /// A scenario: its name, what it proves is its documentation, and where it runs.
 #[derive(Debug, Clone, Copy)]

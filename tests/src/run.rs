@@ -2,7 +2,7 @@
 
 use crate::leftovers::Before;
 use crate::process::{self, Number};
-use crate::{Isolation, Lab};
+use crate::{Isolation, Lab, Terminal};
 use ringfence_probe::Pattern;
 use rustix::process::Signal;
 use serde_json::Value;
@@ -149,15 +149,29 @@ impl<'a> Run<'a> {
         self.start_with(Stdio::piped())
     }
 
+    /// Starts the call with a terminal as its three streams. It has no control of the caller's
+    /// session, so that signals are the scenario's to send.
+    ///
+    /// # Panics
+    /// As [`Run::start`], and when there is no terminal to be had.
+    #[must_use]
+    pub fn start_at(self, terminal: &Terminal) -> Running {
+        let stream = || Stdio::from(terminal.commands().try_clone().unwrap());
+        self.start_on([stream(), stream(), stream()])
+    }
+
     fn start_with(self, stdin: Stdio) -> Running {
+        self.start_on([stdin, Stdio::piped(), Stdio::piped()])
+    }
+
+    fn start_on(self, [stdin, stdout, stderr]: [Stdio; 3]) -> Running {
         let before = Before::look(&self.lab.callers_places());
         let mut command = self.command();
         let shown = shown(&command);
-        command
-            .stdin(stdin)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+        command.stdin(stdin).stdout(stdout).stderr(stderr);
         let mut child = command.spawn().unwrap();
+        // It holds streams of its own.
+        drop(command);
         Running {
             stdin: child.stdin.take(),
             stdout: child.stdout.take(),

@@ -21,16 +21,14 @@ fn keys_sizes_and_the_end_arrive() {
     let mut client = agent.greeted();
     let code = "
 import os, signal, sys
-signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGWINCH])
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGWINCH, signal.SIGINT])
 print(sys.stdin.isatty(), sys.stderr.isatty(), os.get_terminal_size(), flush=True)
 signal.sigwait([signal.SIGWINCH])
 print(os.get_terminal_size(), flush=True)
-try:
-    print('got', input(), file=sys.stderr, flush=True)
-    signal.pause()
-except KeyboardInterrupt:
-    print('interrupted')
-    sys.exit(9)
+print('got', input(), file=sys.stderr, flush=True)
+signal.sigwait([signal.SIGINT])
+print('interrupted')
+sys.exit(9)
 ";
     let mut request = request("python3", &["-c", code]);
     let (rows, columns) = (33, 101);

@@ -53,9 +53,7 @@ fn prepare(plan: &Plan, ready: &Ready, parent: i32, channel: Option<&Channel>) -
         sys::dup3(fd, stream, 0).map_err(at(Step::Streams))?;
     }
     if plan.terminal {
-        // SAFETY: takes no pointers.
-        let taken = unsafe { sys::call(libc::SYS_ioctl, [0, libc::TIOCSCTTY as usize, 0]) };
-        taken.map_err(at(Step::Streams))?;
+        control_terminal().map_err(at(Step::Streams))?;
     }
     sys::fchdir(ready.workspace).map_err(at(Step::WorkingDirectory))?;
     super::umask(0o022);
@@ -79,6 +77,13 @@ fn prepare(plan: &Plan, ready: &Ready, parent: i32, channel: Option<&Channel>) -
     .map_err(at(Step::Seccomp))?;
     // After the last descriptor that is opened here.
     set_limits(plan, is_on_files)
+}
+
+/// Makes standard input the terminal of this session, of which this process is the leader.
+fn control_terminal() -> Sys<()> {
+    let request = usize::try_from(libc::TIOCSCTTY).map_err(|_range| Errno(libc::EINVAL))?;
+    // SAFETY: takes no pointers.
+    unsafe { sys::call(libc::SYS_ioctl, [0, request, 0]) }.map(drop)
 }
 
 fn is_on_files(limit: Rlimit) -> bool {

@@ -32,13 +32,14 @@ mod programs;
 mod refusals;
 mod streams;
 mod supervise;
+mod terminal;
 
 use libtest_mimic::{Arguments, Trial};
 use ringfence_tests::{Availability, Bench, Isolation, Lab, Scenario, process};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-const MODULES: [(&str, &[Scenario]); 14] = [
+const MODULES: [(&str, &[Scenario]); 15] = [
     ("basics", basics::SCENARIOS),
     ("exits", exits::SCENARIOS),
     ("streams", streams::SCENARIOS),
@@ -53,6 +54,7 @@ const MODULES: [(&str, &[Scenario]); 14] = [
     ("machine", machine::SCENARIOS),
     ("api", api::SCENARIOS),
     ("supervise", supervise::SCENARIOS),
+    ("terminal", terminal::SCENARIOS),
 ];
 
 fn main() -> ExitCode {
