@@ -76,7 +76,8 @@ impl Connected {
 
 impl Drop for Connected {
     fn drop(&mut self) {
-        let _ = tcsetattr(stdin(), OptionalActions::Drain, &self.saved);
+        // What the program made the terminal itself say, and did not read, is nobody else's input.
+        let _ = tcsetattr(stdin(), OptionalActions::Flush, &self.saved);
         self.signals.close();
         // It does not panic.
         let _ = self.thread.take().map(JoinHandle::join);

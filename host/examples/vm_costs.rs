@@ -26,6 +26,7 @@ fn main() {
     println!("| what | engine | measured |\n|---|---|---|");
     times(boots, &engines);
     for &engine in &engines {
+        prewarmed(engine);
         streams(engine);
         if engine != Engine::Qemu {
             memory(engine);
@@ -87,6 +88,34 @@ fn show(mut times: Vec<Duration>) -> String {
         at(0),
         at(last)
     )
+}
+
+/// Code for an interpreter that the agent has started ahead, against its start.
+fn prewarmed(engine: Engine) {
+    const RUNS: usize = 50;
+    let builder = Sandbox::builder().isolation(Isolation::Vm).engine(engine);
+    let sandbox = builder.prewarm(2).build().unwrap();
+    let mut times = [Vec::new(), Vec::new()];
+    for _ in 0..RUNS {
+        let ordinary = sandbox.python("print(6*7)").env("ORDINARY", "1");
+        for (command, times) in [sandbox.python("print(6*7)"), ordinary]
+            .into_iter()
+            .zip(&mut times)
+        {
+            sandbox.wait_prewarmed().unwrap();
+            let started = Instant::now();
+            let output = command.output().unwrap();
+            times.push(started.elapsed());
+            assert_eq!(output.stdout, b"42\n");
+        }
+    }
+    let [ahead, ordinary] = times;
+    for (what, times) in [
+        ("`print(6*7)` by Python in a running VM", ordinary),
+        ("the same, prewarmed", ahead),
+    ] {
+        row(what, engine, &show(times));
+    }
 }
 
 /// Bulk through vsock, with agent and sandbox in between, one direction at a time.
