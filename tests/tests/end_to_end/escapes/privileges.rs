@@ -1,0 +1,127 @@
+//! What the kernel would do with its own rights or with those of root: interfaces that hand them out,
+//! files through which it is told to, programs that change the user.
+
+use super::all;
+use crate::refusals::{EPERM, HIDDEN, check};
+use ringfence_tests::{Lab, process};
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
+
+/// The rest of interfaces that hand out privileges or large parts of the kernel: each is the
+/// filter's to refuse.
+pub(super) fn further_interfaces(lab: &Lab) {
+    let refused = [
+        "fsconfig",
+        "fsmount",
+        "io-uring-enter",
+        "io-uring-register",
+        "quotactl-by-descriptor",
+        "adjust-clock-by-number",
+        "personality-without-randomness",
+        "mount-of-groups",
+        "netfilter-socket",
+        "netlink-socket-flags",
+        "tcp-pair",
+        "netlink-pair",
+        "tipc-pair",
+        "take-handle=/",
+    ];
+    let mut expected = all(&refused, EPERM);
+    expected.extend(all(&["mounts-by-number"], &["refused ENOSYS"]));
+    let places = [
+        "make-device=./",
+        "make-device=/tmp/",
+        "make-device=/dev/shm/",
+    ];
+    let blocks = ["make-block-device=./", "make-block-device=/tmp/"];
+    for name in places.iter().chain(&blocks) {
+        expected.push(((*name).into(), &["refused EACCES", "refused EPERM"]));
+    }
+    check(lab, &expected);
+}
+
+/// What the kernel does with the rights of root when somebody writes a path to it, and what it tells
+/// of itself.
+pub(super) fn files_of_the_kernel(lab: &Lab) {
+    const WRITES: [&str; 20] = [
+        "/proc/sys/kernel/core_pattern",
+        "/proc/sys/kernel/modprobe",
+        "/proc/sys/kernel/ns_last_pid",
+        "/proc/sys/kernel/randomize_va_space",
+        "/proc/sys/vm/overcommit_memory",
+        "/proc/sys/fs/binfmt_misc/register",
+        "/proc/sys/net/ipv4/ip_forward",
+        "/proc/sysrq-trigger",
+        "/proc/self/uid_map",
+        "/proc/self/gid_map",
+        "/proc/self/setgroups",
+        "/proc/self/attr/exec",
+        "/proc/self/oom_score_adj",
+        "/proc/1/oom_score_adj",
+        "/proc/1/exe",
+        "/sys/kernel/uevent_helper",
+        "/sys/fs/cgroup/release_agent",
+        "/sys/fs/cgroup/rdma/release_agent",
+        "/sys/fs/cgroup/cgroup.procs",
+        "/sys/devices/system/cpu/cpu0/online",
+    ];
+    const READS: [&str; 10] = [
+        "/proc/kcore",
+        "/proc/kallsyms",
+        "/proc/kmsg",
+        "/proc/keys",
+        "/proc/cmdline",
+        "/dev/mem",
+        "/dev/kmem",
+        "/dev/kmsg",
+        "/dev/port",
+        "/dev/vda",
+    ];
+    let refused: &[&str] = &["refused ENOENT", "refused EACCES", "refused EROFS"];
+    let writes = WRITES.iter().map(|path| (format!("write={path}"), refused));
+    let reads = READS.iter().map(|path| (format!("read={path}"), HIDDEN));
+    let pattern = || fs::read("/proc/sys/kernel/core_pattern").unwrap();
+    let before = pattern();
+    check(lab, &writes.chain(reads).collect::<Vec<_>>());
+    assert_eq!(pattern(), before);
+}
+
+pub(super) fn no_root() -> Option<String> {
+    (!process::is_root()).then(|| "only root can make a file of root's set-user-ID".into())
+}
+
+/// A program that belongs to root and is set-user-ID and set-group-ID gives its user nothing.
+pub(super) fn set_user_id(lab: &Lab) {
+    const USER: u32 = 54322;
+    let directory = lab.open_directory("granted");
+    fs::set_permissions(&directory, fs::Permissions::from_mode(0o755)).unwrap();
+    let program = directory.join("program");
+    fs::copy(lab.outside_probe(), &program).unwrap();
+    std::os::unix::fs::chown(&program, Some(0), Some(0)).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o6755)).unwrap();
+    // Outside it makes anybody root.
+    let mut outside = Command::new(&program);
+    outside.arg("not-uid=0").uid(USER).gid(USER);
+    assert_eq!(outside.output().unwrap().status.code(), Some(1));
+
+    let path = program.to_str().unwrap();
+    let run = lab.run([path, "not-uid=0", "capabilities", "set-fs-uid-0"]);
+    run.option("--ro", &directory).outcome().assert_code(0);
+}
+
+/// The system's own programs that change the user or the tree of files are there and do nothing.
+pub(super) fn programs_that_change_user(lab: &Lab) {
+    let script = "for program in 'su -c true' 'sudo -n true' 'mount -t tmpfs none /tmp' \
+                  'mount --bind / /tmp' 'umount /proc' 'newgrp root -c true' 'pkexec true' \
+                  'unshare -Ur true' 'nsenter -t 1 -m true' 'chroot / true' 'setpriv --reuid 0 true'; do \
+                  $program < /dev/null > /dev/null 2>&1 && echo \"$program works\"; done; id -u; exit 0";
+    let outcome = lab.run(["sh", "-c", script]).outcome();
+    outcome.assert_code(0);
+    let text = outcome.text();
+    assert!(
+        text.trim().parse::<u32>().is_ok_and(|uid| uid != 0),
+        "{outcome}"
+    );
+}
