@@ -6,6 +6,8 @@ mod demo;
 mod dist;
 #[cfg(target_os = "linux")]
 mod lab;
+mod numpy;
+mod pip;
 mod setup;
 mod test;
 

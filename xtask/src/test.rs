@@ -75,6 +75,8 @@ impl Test {
         // The tests drive the command that users get.
         let binary = crate::demo::release_binary(shell)?;
         let _binary = shell.push_env("RINGFENCE_BIN", binary);
+        let _numpy =
+            crate::numpy::wheel(shell)?.map(|wheel| shell.push_env("RINGFENCE_NUMPY_WHEEL", wheel));
         let _vm = (!self.without_vm).then(|| shell.push_env("RINGFENCE_TEST_REQUIRE_VM", "1"));
         // `cargo test` and not nextest: a fresh machine has it, and doc tests belong to it.
         Ok(cmd!(shell, "cargo test --workspace --no-fail-fast")

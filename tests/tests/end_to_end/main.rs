@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `RINGFENCE_BIN` | the command under test; else the one in cargo's target directory |
 //! | `RINGFENCE_PROBE_X86_64`, `RINGFENCE_PROBE_AARCH64` | the probe, likewise |
+//! | `RINGFENCE_NUMPY_WHEEL` | the wheel of numpy that is installed in the sandbox; skipped without it |
 //! | `RINGFENCE_IMAGE` | the guest image; else the one in the user's cache |
 //! | `RINGFENCE_TEST_ENGINE`, `RINGFENCE_TEST_CPUS` | the VM's engine, `qemu` unless said, and its processors |
 //! | `RINGFENCE_TEST_REQUIRE_VM` | `1`: a VM that cannot be had is a failure, not a skip |

@@ -109,7 +109,12 @@ fn missing(programs: &[&str]) -> Option<String> {
     Some(format!("no {missing} on {PATH}"))
 }
 
-fn check(lab: &Lab, name: &str, script: &str) {
+fn check(lab: &Lab, name: &str, text: &str) {
+    succeeds(script(lab, name, text));
+}
+
+/// A call of a script under its name, which says what interprets it.
+fn script<'a>(lab: &'a Lab<'_>, name: &str, text: &str) -> Run<'a> {
     let interpreter = match Path::new(name).extension().and_then(|end| end.to_str()) {
         Some("py") => "python3",
         Some("js") => "node",
@@ -118,9 +123,9 @@ fn check(lab: &Lab, name: &str, script: &str) {
         _ if name == "shell.sh" => "bash",
         _ => "sh",
     };
-    let mut file = lab.file(name, script).into_os_string();
+    let mut file = lab.file(name, text).into_os_string();
     file.push(format!(":{name}"));
-    succeeds(lab.run([interpreter, name]).option("--file", file));
+    lab.run([interpreter, name]).option("--file", file)
 }
 
 #[track_caller]
@@ -141,15 +146,25 @@ fn no_pip() -> Option<String> {
     (!python_can("import pip, venv")).then(|| "the system's python3 has no pip".into())
 }
 
-fn no_numpy() -> Option<String> {
-    (!python_can("import numpy")).then(|| "the system's python3 has no numpy".into())
+/// The wheel that `cargo xtask test` has got for the system's Python.
+fn numpy_wheel() -> Option<PathBuf> {
+    std::env::var_os("RINGFENCE_NUMPY_WHEEL").map(PathBuf::from)
 }
 
-/// Linear algebra with threads of its own.
+fn no_numpy() -> Option<String> {
+    let none = "RINGFENCE_NUMPY_WHEEL names no wheel; cargo xtask test gets one if pip can";
+    no_pip().or_else(|| numpy_wheel().is_none().then(|| none.into()))
+}
+
+/// What most people install first: extension modules, linear algebra with threads of its own, and
+/// 70 MB of files.
 fn numpy(lab: &Lab) {
-    let code = "import numpy as n; a = n.random.rand(300, 300); \
-                assert n.allclose(a @ n.linalg.inv(a), n.eye(300)); print('ok')";
-    succeeds(lab.run(["python3", "-c", code]));
+    let wheel = numpy_wheel().unwrap();
+    // A copy, because the caller may be somebody who cannot enter the cache.
+    let name = wheel.file_name().unwrap().to_str().unwrap();
+    let wheel = lab.file(name, std::fs::read(&wheel).unwrap());
+    let run = script(lab, "numpy.sh", include_str!("programs/numpy.sh"));
+    succeeds(run.option("--ro", &wheel).more([&wheel]));
 }
 
 /// The home directory of whoever runs the tests, if rustup's shims are in it.

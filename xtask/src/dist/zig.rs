@@ -1,14 +1,12 @@
-//! Compiler and linker for macOS where there is no Mac: Zig's, from its package for Python.
-//!
-//! pip knows the machine's mirror of the package index, and checks the digests of `zig.txt`.
+//! Compiler and linker for macOS where there is no Mac: Zig's, from its package for Python, which
+//! `zig.txt` pins.
 
-use anyhow::{Context as _, ensure};
-use std::env;
-use std::fs;
+use anyhow::{Context as _, bail, ensure};
 use std::path::{Path, PathBuf};
 use xshell::{Shell, cmd};
 
 use super::{MACOS, TARGET};
+use crate::pip;
 
 const REQUIREMENTS: &str = include_str!("../../macos/zig.txt");
 
@@ -41,16 +39,11 @@ pub(super) fn environment(shell: &Shell) -> anyhow::Result<Vec<(String, PathBuf)
 
 /// Where Zig is, after having it installed if need be.
 fn ensure_installed(shell: &Shell) -> anyhow::Result<PathBuf> {
-    let pinned = REQUIREMENTS
-        .lines()
-        .find_map(|line| line.strip_prefix("ziglang=="));
-    let version = pinned.and_then(|pin| pin.split_whitespace().next());
-    let version = version.context("xtask/macos/zig.txt pins no version of ziglang")?;
-    let cache = cache()?;
-    let folder = cache.join(format!("zig-{version}"));
+    let version = pip::version(REQUIREMENTS, "ziglang")?;
+    let folder = pip::cache()?.join(format!("zig-{version}"));
     let zig = folder.join("ziglang").join("zig");
     if !zig.exists() {
-        install(shell, &cache, &folder).with_context(|| {
+        install(shell, &folder).with_context(|| {
             format!(
                 "cannot get Zig {version}, without which there is no linking for macOS; it needs \
                  python3 with pip (`cargo xtask setup`) and the Python package index or a mirror"
@@ -67,49 +60,12 @@ fn ensure_installed(shell: &Shell) -> anyhow::Result<PathBuf> {
     Ok(zig)
 }
 
-/// Installs what `zig.txt` demands in `folder`, which appears whole or not at all.
-fn install(shell: &Shell, cache: &Path, folder: &Path) -> anyhow::Result<()> {
-    fs::create_dir_all(cache)?;
-    let partial = cache.join(format!("zig.{}.partial", std::process::id()));
+fn install(shell: &Shell, folder: &Path) -> anyhow::Result<()> {
     let requirements = shell.current_dir().join("xtask/macos/zig.txt");
     eprintln!("installing Zig in {} (90 MB, once)", folder.display());
-    let options = [
-        "--quiet",
-        "--no-deps",
-        "--require-hashes",
-        "--only-binary=:all:",
-    ];
-    let install = cmd!(
-        shell,
-        "python3 -m pip install {options...} --no-cache-dir --target {partial} --requirement {requirements}"
-    );
-    let installed = install
-        .env("PIP_ROOT_USER_ACTION", "ignore")
-        .env("PIP_DISABLE_PIP_VERSION_CHECK", "1")
-        .quiet()
-        .run();
-    let moved = installed
-        .map_err(anyhow::Error::from)
-        .and_then(|()| Ok(fs::rename(&partial, folder)?));
-    // Another task may have been quicker.
-    if moved.is_err() {
-        let _gone_or_never_there = fs::remove_dir_all(&partial);
+    let python = Path::new("python3");
+    match pip::fill(shell, python, pip::Form::Installed, &requirements, folder)? {
+        pip::Got::All => Ok(()),
+        pip::Got::Nothing(why) => bail!("pip says: {why}"),
     }
-    if folder.exists() { Ok(()) } else { moved }
-}
-
-/// The folder in which the image's builder keeps its downloads, too.
-fn cache() -> anyhow::Result<PathBuf> {
-    let absolute = |name: &str| {
-        env::var_os(name)
-            .map(PathBuf::from)
-            .filter(|path| path.is_absolute())
-    };
-    if let Some(cache) = absolute(ringfence_image::build::ENV_CACHE) {
-        return Ok(cache);
-    }
-    absolute("XDG_CACHE_HOME")
-        .or_else(|| env::home_dir().map(|home| home.join(".cache")))
-        .map(|base| base.join("ringfence").join("build"))
-        .context("neither RINGFENCE_CACHE nor a home directory is known")
 }
