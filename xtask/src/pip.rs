@@ -105,3 +105,22 @@ pub(crate) fn cache() -> anyhow::Result<PathBuf> {
         .map(|base| base.join("ringfence").join("build"))
         .context("neither RINGFENCE_CACHE nor a home directory is known")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pinned_version_is_found() {
+        let text = "# about\nother==1\nname==2.3.5 \\\n    --hash=sha256:00\n";
+        assert_eq!(version(text, "name").unwrap(), "2.3.5");
+        assert!(version(text, "nam").is_err());
+    }
+
+    #[test]
+    fn other_content_than_was_pinned_is_an_error() {
+        assert!(refusal("ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM …").is_err());
+        let absent = refusal("ERROR: No matching distribution found for name==2.3.5\n").unwrap();
+        assert!(matches!(absent, Got::Nothing(words) if words.ends_with("2.3.5")));
+    }
+}
