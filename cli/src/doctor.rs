@@ -15,11 +15,12 @@ pub(crate) struct Doctor {
 impl Doctor {
     pub(crate) fn execute(self) -> anyhow::Result<Status> {
         let diagnosis = ringfence::doctor();
-        if self.json {
-            println!("{}", as_json(&diagnosis));
+        let text = if self.json {
+            format!("{}\n", as_json(&diagnosis))
         } else {
-            print(&diagnosis);
-        }
+            as_text(&diagnosis)
+        };
+        crate::text::say(&text)?;
         let usable = diagnosis.process_usable() || diagnosis.vm_usable();
         Ok(if usable { Status::Success } else { Status::Own })
     }
@@ -44,31 +45,26 @@ fn as_json(diagnosis: &Diagnosis) -> serde_json::Value {
     })
 }
 
-fn print(diagnosis: &Diagnosis) {
+fn as_text(diagnosis: &Diagnosis) -> String {
     let verdict = |usable| if usable { "usable" } else { "not usable" };
-    println!("process isolation: {}", verdict(diagnosis.process_usable()));
-    for state in &diagnosis.layers {
-        match &state.status {
-            LayerStatus::Active => println!("  + {}", state.layer),
-            LayerStatus::Missing { why } => {
-                let required = if Layer::REQUIRED.contains(&state.layer) {
-                    " (required)"
-                } else {
-                    ""
-                };
-                println!("  - {}{required}: {why}", state.layer);
-            }
+    let process = verdict(diagnosis.process_usable());
+    let mut lines = vec![format!("process isolation: {process}")];
+    lines.extend(diagnosis.layers.iter().map(|state| match &state.status {
+        LayerStatus::Active => format!("  + {}", state.layer),
+        LayerStatus::Missing { why } => {
+            let required = Layer::REQUIRED.contains(&state.layer);
+            let required = if required { " (required)" } else { "" };
+            format!("  - {}{required}: {why}", state.layer)
         }
-    }
-    println!("vm isolation: {}", verdict(diagnosis.vm_usable()));
-    for state in &diagnosis.engines {
-        match &state.problem {
-            None => println!("  + engine {}", state.engine),
-            Some(why) => println!("  - engine {}: {why}", state.engine),
-        }
-    }
-    match &diagnosis.image {
-        Ok(path) => println!("  + image {}", path.display()),
-        Err(why) => println!("  - image: {why}"),
-    }
+    }));
+    lines.push(format!("vm isolation: {}", verdict(diagnosis.vm_usable())));
+    lines.extend(diagnosis.engines.iter().map(|state| match &state.problem {
+        None => format!("  + engine {}", state.engine),
+        Some(why) => format!("  - engine {}: {why}", state.engine),
+    }));
+    lines.push(match &diagnosis.image {
+        Ok(path) => format!("  + image {}", path.display()),
+        Err(why) => format!("  - image: {why}"),
+    });
+    lines.join("\n") + "\n"
 }

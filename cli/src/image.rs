@@ -4,6 +4,7 @@
 mod build;
 
 use crate::status::Status;
+use crate::text::say;
 use clap::{Args, Subcommand};
 use ringfence::image::{self, Arch};
 use std::path::PathBuf;
@@ -45,37 +46,38 @@ fn verify(directory: Option<PathBuf>) -> anyhow::Result<Status> {
         None => image::Image::find(Arch::Aarch64)?,
     };
     image.verify()?;
-    println!("{}: every digest is right", image.directory().display());
-    print_parts(&image);
+    let directory = image.directory().display();
+    say(&format!(
+        "{directory}: every digest is right\n{}",
+        parts(&image)
+    ))?;
     Ok(Status::Success)
 }
 
 fn list() -> anyhow::Result<Status> {
-    for listed in image::list()? {
+    let listed = image::list()?.into_iter().map(|listed| {
+        let directory = listed.directory.display();
         match listed.image {
-            Ok(image) => {
-                println!("{}", listed.directory.display());
-                print_parts(&image);
-            }
-            Err(error) => println!("{}: {error}", listed.directory.display()),
+            Ok(image) => format!("{directory}\n{}", parts(&image)),
+            Err(error) => format!("{directory}: {error}\n"),
         }
-    }
+    });
+    say(&listed.collect::<String>())?;
     Ok(Status::Success)
 }
 
-fn print_parts(image: &image::Image) {
+/// A line for each part.
+fn parts(image: &image::Image) -> String {
     let manifest = image.manifest();
     let parts = [
         ("kernel", &manifest.kernel),
         ("initramfs", &manifest.initramfs),
         ("rootfs", &manifest.rootfs),
     ];
-    for (name, entry) in parts {
-        let size = bytesize::ByteSize::b(entry.size);
-        println!(
-            "  {name:<10} {:>10}  sha256:{}",
-            size.display().iec().to_string(),
-            entry.sha256
-        );
-    }
+    let lines = parts.map(|(name, entry)| {
+        let size = bytesize::ByteSize::b(entry.size).display().iec();
+        let digest = &entry.sha256;
+        format!("  {name:<10} {:>10}  sha256:{digest}\n", size.to_string())
+    });
+    lines.concat()
 }

@@ -63,7 +63,7 @@ fn main() -> ExitCode {
     };
     outcome
         .unwrap_or_else(|error| {
-            eprintln!("ringfence: {}", text::plain(&format!("{error:#}")));
+            text::tell(&format!("{error:#}"));
             Status::of_error(&error)
         })
         .into()

@@ -3,6 +3,7 @@
 use crate::json::RunReport;
 use crate::options::Options;
 use crate::status::Status;
+use crate::text::{json_line, tell};
 use crate::tty::Connected;
 use anyhow::Context as _;
 use clap::Args;
@@ -73,7 +74,7 @@ fn execute(options: &Options, command: Command) -> anyhow::Result<Status> {
         let report = child.wait()?;
         drop(connected);
         if let Some(reason) = crate::json::limit_message(&report) {
-            eprintln!("ringfence: {}", crate::text::plain(&reason));
+            tell(&reason);
         }
         return Ok(told(&child.collected(), &report));
     }
@@ -82,7 +83,7 @@ fn execute(options: &Options, command: Command) -> anyhow::Result<Status> {
         .stderr(Stdio::piped())
         .spawn()?
         .wait_with_output()?;
-    let line = crate::text::json_line(&RunReport::new(&output, options.collects()))?;
+    let line = json_line(&RunReport::new(&output, options.collects()))?;
     let mut stdout = std::io::stdout().lock();
     stdout
         .write_all(&line)
@@ -102,21 +103,23 @@ fn told(collected: &Result<Collected, CollectError>, report: &Report) -> Status 
         collected: found, ..
     })) = collected;
     for SkippedFile { path, why, .. } in found.skipped.iter().take(MOST_WARNINGS) {
-        eprintln!("ringfence: not collected: {path:?}: {why}");
+        tell(&format!("not collected: {path:?}: {why}"));
     }
     let more = found.skipped.len().saturating_sub(MOST_WARNINGS);
     if more > 0 {
-        eprintln!("ringfence: not collected: {more} more");
+        tell(&format!("not collected: {more} more"));
     }
     match collected {
         Ok(found) => {
             for pattern in &found.unmatched {
-                eprintln!("ringfence: nothing that can be collected matches {pattern:?}");
+                tell(&format!(
+                    "nothing that can be collected matches {pattern:?}"
+                ));
             }
             Status::of_report(report)
         }
         Err(error) => {
-            eprintln!("ringfence: {error}");
+            tell(&error.to_string());
             Status::Own
         }
     }

@@ -1,6 +1,9 @@
 //! Text for people's terminals. What a program named or printed may be in it, and must not control
 //! them.
 
+use anyhow::Context as _;
+use std::io::{self, Write as _};
+
 /// The text with control characters written out: those that begin sequences, their one-byte forms
 /// in the range above ASCII, and the rest. Lines stay lines.
 pub(crate) fn plain(text: &str) -> String {
@@ -13,6 +16,27 @@ pub(crate) fn plain(text: &str) -> String {
         }
     }
     plain
+}
+
+/// Writes the text to standard output. A reader who has heard enough is no error.
+pub(crate) fn say(text: &str) -> anyhow::Result<()> {
+    let mut stdout = io::stdout().lock();
+    match stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+    {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(error).context("cannot write to standard output")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Says a line on standard error, with what controls terminals written out. There is nobody left to
+/// tell when that fails.
+pub(crate) fn tell(line: &str) {
+    let line = format!("ringfence: {}\n", plain(line));
+    let _ = io::stderr().write_all(line.as_bytes());
 }
 
 /// One line of JSON. The format itself demands that of control characters only the ASCII ones below

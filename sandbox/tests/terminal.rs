@@ -1,6 +1,6 @@
 //! A program with a terminal of its own.
 #![cfg(target_os = "linux")]
-#![expect(clippy::unwrap_used, reason = "a test stops where it is surprised")]
+#![expect(clippy::panic, reason = "a test stops where it is surprised")]
 
 mod common;
 

@@ -54,8 +54,8 @@ impl Build {
         options.keyring = self.keyring;
         options.output = self.output;
         let image = build::run(&options)?;
-        println!("{}", image.directory().display());
-        super::print_parts(&image);
+        let directory = image.directory().display();
+        crate::text::say(&format!("{directory}\n{}", super::parts(&image)))?;
         Ok(Status::Success)
     }
 }

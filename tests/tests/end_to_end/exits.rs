@@ -1,7 +1,9 @@
 //! Exit statuses: the program's own, those of signals, and those of ringfence.
 
-use ringfence_tests::{Lab, Scenario};
+use ringfence_tests::{Isolation, Lab, Scenario};
 use serde_json::Value;
+use std::fs::File;
+use std::process::{Command, Stdio};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario::everywhere(
@@ -14,7 +16,39 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         reports_tell_status_and_signal,
     ),
     Scenario::everywhere("options_end_at_the_program", options_end_at_the_program),
+    Scenario::on(
+        "a_full_device_is_an_error",
+        &[Isolation::Process],
+        a_full_device_is_an_error,
+    ),
 ];
+
+/// What cannot be said is an error of ringfence, and no panic; a reader that has gone is neither.
+fn a_full_device_is_an_error(lab: &Lab) {
+    let call = |words: &[&str], stdout: Stdio, stderr: Stdio| {
+        let mut command = Command::new(lab.bench.command());
+        command.args(words).stdout(stdout).stderr(stderr);
+        let output = command.spawn().unwrap().wait_with_output().unwrap();
+        (output.status.code(), output.stderr)
+    };
+    let full = || Stdio::from(File::options().write(true).open("/dev/full").unwrap());
+    let closed = || Stdio::from(std::io::pipe().unwrap().1);
+    for words in [
+        &["doctor"][..],
+        &["doctor", "--json"],
+        &["run", "--json", "true"],
+    ] {
+        let (code, stderr) = call(words, full(), Stdio::piped());
+        let stderr = String::from_utf8_lossy(&stderr).into_owned();
+        assert_eq!(code, Some(125), "{words:?}: {stderr}");
+        assert!(stderr.contains("No space left"), "{words:?}: {stderr}");
+    }
+    assert_eq!(call(&["doctor"], closed(), full()).0, Some(0));
+    assert_eq!(
+        call(&["run", "no-such-program"], full(), full()).0,
+        Some(127)
+    );
+}
 
 /// 0 to 255, among them those that ringfence uses itself.
 fn the_programs_status_is_the_commands(lab: &Lab) {
