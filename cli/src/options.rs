@@ -38,6 +38,9 @@ pub(crate) struct Options {
     /// Processes and threads at one time
     #[arg(long, value_name = "N", default_value_t = 128)]
     pids: u64,
+    /// Processors at one time; a VM has just as many [default: all, in a VM 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..))]
+    cpus: Option<u8>,
     /// Open files of a process
     #[arg(long, value_name = "N", default_value_t = 1024)]
     open_files: u64,
@@ -88,9 +91,6 @@ pub(crate) struct Options {
     /// Folder of the guest image instead of $RINGFENCE_IMAGE or the one in the user's cache
     #[arg(long, value_name = "DIR")]
     image: Option<PathBuf>,
-    /// Virtual processors of the VM
-    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u8).range(1..))]
-    cpus: Option<u8>,
     /// End a VM that is not ready after this much time [default: 60s]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     boot_timeout: Option<Duration>,
@@ -114,6 +114,7 @@ impl Options {
             file_size: self.file_size,
             workspace: Some(self.workspace_size),
             output: Some(self.max_output),
+            processors: self.cpus,
         };
         let mut builder = Sandbox::builder()
             .isolation(self.isolation)
@@ -136,9 +137,6 @@ impl Options {
         }
         if let Some(image) = &self.image {
             builder = builder.image(image);
-        }
-        if let Some(count) = self.cpus {
-            builder = builder.cpus(count);
         }
         if let Some(time) = self.boot_timeout {
             builder = builder.boot_timeout(time);

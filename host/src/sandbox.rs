@@ -145,7 +145,6 @@ pub(crate) struct Config {
     pub(crate) grants: Vec<Grant>,
     pub(crate) image: Option<PathBuf>,
     pub(crate) vm_log: Option<File>,
-    pub(crate) cpus: Option<u8>,
     pub(crate) boot_timeout: Option<Duration>,
     pub(crate) prewarm: usize,
 }
@@ -260,6 +259,17 @@ impl SandboxBuilder {
         self
     }
 
+    /// Processors at one time, for a program and its descendants together.
+    ///
+    /// In a VM this is the number of its virtual processors, which its programs share; one unless
+    /// said. On the host's own kernel the control group holds it, and there is no limit unless
+    /// said. Where there is no such group and the machine has more processors, programs do not
+    /// start; the error says how to get one.
+    pub const fn cpus(mut self, count: u8) -> Self {
+        self.config.limits.processors = Some(count);
+        self
+    }
+
     /// Bytes of standard output and standard error together.
     pub const fn max_output(mut self, bytes: u64) -> Self {
         self.config.limits.output = Some(bytes);
@@ -314,12 +324,6 @@ impl SandboxBuilder {
     /// The folder of the guest image; the user's cache unless said.
     pub fn image(mut self, directory: impl Into<PathBuf>) -> Self {
         self.config.image = Some(directory.into());
-        self
-    }
-
-    /// Virtual processors of the VM; one unless said.
-    pub const fn cpus(mut self, count: u8) -> Self {
-        self.config.cpus = Some(count);
         self
     }
 

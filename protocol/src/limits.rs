@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 
 /// Bounds of one execution. `None` means that this layer sets no bound of its own.
 ///
-/// Any value is allowed: zero is a limit that is hit at once, and values beyond what the kernel
-/// can express count as no bound.
+/// Any value is allowed, unless its field says otherwise: zero is a limit that is hit at once, and
+/// values beyond what the kernel can express count as no bound.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// Wall-clock time from the program's start until everything it started is killed.
@@ -25,11 +25,15 @@ pub struct Limits {
     pub workspace: Option<u64>,
     /// Bytes of standard output and standard error together.
     pub output: Option<u64>,
+    /// Processors' worth of time that the program and its descendants get at most, at any time.
+    /// Zero is refused, being no limit that a program could run into.
+    pub processors: Option<u8>,
 }
 
 impl Default for Limits {
     /// 30 s of wall time, 512 MiB of memory, 128 processes, 1024 open files, 256 MiB in the
-    /// workspace, 16 MiB of output; CPU time and file size are bounded by wall time and workspace.
+    /// workspace, 16 MiB of output. CPU time and file size are bounded by wall time and workspace;
+    /// processors are not bounded.
     fn default() -> Self {
         Self {
             wall: Some(Duration::from_secs(30)),
@@ -40,6 +44,7 @@ impl Default for Limits {
             file_size: None,
             workspace: Some(256 << 20),
             output: Some(16 << 20),
+            processors: None,
         }
     }
 }

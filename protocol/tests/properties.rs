@@ -47,8 +47,13 @@ fn layer() -> impl Strategy<Value = Layer> {
 
 fn limits() -> impl Strategy<Value = Limits> {
     let sizes = prop::array::uniform6(option::of(any::<u64>()));
-    (option::of(duration()), option::of(duration()), sizes).prop_map(
-        |(wall, cpu, [memory, processes, open_files, file_size, workspace, output])| Limits {
+    let times = (option::of(duration()), option::of(duration()));
+    (times, sizes, option::of(any::<u8>())).prop_map(
+        |(
+            (wall, cpu),
+            [memory, processes, open_files, file_size, workspace, output],
+            processors,
+        )| Limits {
             wall,
             cpu,
             memory,
@@ -57,6 +62,7 @@ fn limits() -> impl Strategy<Value = Limits> {
             file_size,
             workspace,
             output,
+            processors,
         },
     )
 }

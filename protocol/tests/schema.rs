@@ -43,6 +43,7 @@ fn exec() -> Exec {
             file_size: Some(8),
             workspace: None,
             output: Some(u64::MAX),
+            processors: Some(9),
         },
         network: Network::None,
         require: vec![Layer::Cgroup, Layer::Vm],

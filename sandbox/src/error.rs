@@ -48,6 +48,17 @@ pub enum SpawnError {
         /// The reason and how to get it.
         why: String,
     },
+    /// Nothing here can hold the limit on processors.
+    #[error(
+        "the program cannot be kept to {count} of the processors: {why}; isolation vm can, or set \
+         no limit on processors (--cpus)"
+    )]
+    ProcessorsUnbounded {
+        /// How many it may use.
+        count: u8,
+        /// What is missing and how to get it.
+        why: String,
+    },
     /// A step of the preparation in the caller failed.
     #[error("cannot {step}")]
     Prepare {
@@ -78,7 +89,9 @@ impl SpawnError {
             Self::NotFound { .. } => FailureKind::NotFound,
             Self::NotExecutable { .. } | Self::IsDirectory { .. } => FailureKind::NotExecutable,
             Self::InvalidInput { .. } => FailureKind::InvalidInput,
-            Self::LayerUnavailable { .. } => FailureKind::LayerUnavailable,
+            Self::LayerUnavailable { .. } | Self::ProcessorsUnbounded { .. } => {
+                FailureKind::LayerUnavailable
+            }
             Self::Prepare { .. } | Self::Setup { .. } => FailureKind::Internal,
         };
         Failure {

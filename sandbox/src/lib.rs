@@ -57,6 +57,7 @@ mod plan;
 mod prepare;
 mod prewarm;
 mod probe;
+mod processors;
 mod questions;
 mod resolve;
 mod rlimits;

@@ -12,6 +12,7 @@ use crate::clone::Stack;
 use crate::grants::FileId;
 use crate::init::OnHost;
 use crate::seccomp::bpf::Instruction;
+use crate::sys;
 use crate::wire::Cause;
 use std::ffi::{CString, c_char};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -95,6 +96,13 @@ pub(crate) struct Cgroup {
     pub(crate) directory: OwnedFd,
     /// Its name in `parent`.
     pub(crate) name: CString,
+}
+
+impl Drop for Cgroup {
+    /// Removes a group that no program came to use. One that is in use stays.
+    fn drop(&mut self) {
+        let _ = sys::unlinkat(self.parent.as_raw_fd(), &self.name, libc::AT_REMOVEDIR);
+    }
 }
 
 /// The content of an input file.

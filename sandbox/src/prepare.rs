@@ -57,7 +57,7 @@ pub(crate) fn prepare(
     let files = plan_files(spec)?;
     let identity = caller.identity(attempt.has(Layer::UserNs));
 
-    let (cgroup, cgroup_state) = control_group(spec);
+    let (cgroup, cgroup_state) = control_group(spec)?;
     require(spec, std::slice::from_ref(&cgroup_state))?;
     let bounded = Bounded {
         memory: cgroup.is_some(),
@@ -205,16 +205,21 @@ fn require(spec: &Spec, states: &[LayerState]) -> Result<(), SpawnError> {
     Ok(())
 }
 
-fn control_group(spec: &Spec) -> (Option<crate::plan::Cgroup>, LayerState) {
+/// The group that bounds the program. Without it the program runs all the same, unless there is a
+/// limit that only a group can hold.
+fn control_group(spec: &Spec) -> Result<(Option<crate::plan::Cgroup>, LayerState), SpawnError> {
     let made = match cgroup::parent() {
         Ok(parent) => cgroup::create(parent, &spec.limits)
             .map_err(|error| format!("no group could be made in {parent:?}: {error}")),
         Err(why) => Err(why.clone()),
     };
-    match made {
+    if let Some(count) = spec.limits.processors {
+        crate::processors::bound(count, made.as_ref().map_err(String::as_str))?;
+    }
+    Ok(match made {
         Ok(group) => (Some(group), LayerState::active(Layer::Cgroup)),
         Err(why) => (None, LayerState::missing(Layer::Cgroup, why)),
-    }
+    })
 }
 
 fn invalid(what: String) -> SpawnError {

@@ -181,6 +181,7 @@ fn limits(decisions: &mut Decisions<'_>) -> Limits {
         file_size: number(decisions),
         workspace: number(decisions),
         output: number(decisions),
+        processors: number(decisions).and_then(|count| u8::try_from(count).ok()),
     }
 }
 

@@ -182,6 +182,7 @@ mod tests {
             file_size: Some(u64::MAX),
             workspace: Some(u64::MAX),
             output: Some(u64::MAX),
+            processors: Some(u8::MAX),
         };
         assert_eq!(spent(&most, NOTHING), None);
         for limit in rlimits(&most, NOTHING, &Identity::Same { uid: 0, gid: 0 }, false) {

@@ -110,6 +110,46 @@ fn cpu_time_ends_a_spinner_but_not_a_sleeper() {
     }
 }
 
+/// Several spinners get no more than one processor's worth of time, or do not start.
+#[test]
+fn processors_are_bounded_or_nothing_runs() {
+    let code = "
+import os, time
+end = time.monotonic() + 1
+for _ in range(3):
+    if os.fork() == 0: break
+while time.monotonic() < end: pass
+";
+    for mode in MODES {
+        let mut spinners = python(code, mode);
+        spinners.limits.processors = Some(1);
+        match spawn(spinners) {
+            Ok(running) => {
+                let report = common::finish(running, Vec::new()).report;
+                assert_eq!(report.ended, Ended::Exited { code: 0 });
+                let most = report.wall + Duration::from_millis(200);
+                assert!(report.cpu <= most, "{report:?}");
+            }
+            Err(error) => {
+                assert!(matches!(
+                    error,
+                    SpawnError::ProcessorsUnbounded { count: 1, .. }
+                ));
+                let text = error.failure().message;
+                for part in ["to 1 of the processors", "isolation vm", "--cpus"] {
+                    assert!(text.contains(part), "{text}");
+                }
+            }
+        }
+        let mut all = shell("echo all", mode);
+        all.limits.processors = Some(u8::MAX);
+        assert_eq!(run(all).text(), "all");
+        let mut none = shell("true", mode);
+        none.limits.processors = Some(0);
+        assert!(matches!(spawn(none), Err(SpawnError::InvalidInput { .. })));
+    }
+}
+
 #[test]
 fn memory_is_bounded() {
     let code = "
@@ -223,6 +263,7 @@ fn the_largest_values_are_no_limit() {
             file_size: Some(u64::MAX),
             workspace: Some(u64::MAX),
             output: Some(u64::MAX),
+            processors: Some(u8::MAX),
         };
         assert_eq!(run(spec).text(), "x");
         let mut spec = shell("echo x >f && cat f", mode);
@@ -235,6 +276,7 @@ fn the_largest_values_are_no_limit() {
             file_size: None,
             workspace: None,
             output: None,
+            processors: None,
         };
         assert_eq!(run(spec).text(), "x");
     }

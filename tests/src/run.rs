@@ -63,6 +63,15 @@ impl<'a> Run<'a> {
         self.options([OsStr::new(name), value.as_ref()])
     }
 
+    /// An option with its value, instead of the value that the isolation gave it.
+    pub fn replace_option(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
+        let given = self.options.iter().position(|word| word == name);
+        if let Some(at) = given {
+            self.options.drain(at..at + 2);
+        }
+        self.option(name, value)
+    }
+
     /// Words before the program.
     pub fn options<S: AsRef<OsStr>>(mut self, words: impl IntoIterator<Item = S>) -> Self {
         self.options

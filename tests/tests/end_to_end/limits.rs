@@ -14,6 +14,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario::everywhere("cpu_time_is_limited", cpu_time_is_limited),
     Scenario::everywhere("memory_is_limited", memory_is_limited),
     Scenario::everywhere("processes_are_limited", processes_are_limited),
+    Scenario::everywhere("processors_are_limited", processors_are_limited),
     Scenario::everywhere("open_files_are_limited", open_files_are_limited),
     Scenario::everywhere("file_size_is_limited", file_size_is_limited),
     Scenario::everywhere("the_smallest_limits", the_smallest_limits),
@@ -115,6 +116,32 @@ fn processes_are_limited(lab: &Lab) {
     let (children, refusal) = text.trim().split_once(' ').unwrap();
     assert!(children.parse::<u32>().unwrap() <= 20, "{outcome}");
     assert_ne!(refusal, "0", "200 processes were allowed: {outcome}");
+}
+
+/// No more processors than allowed at one time. A VM has no more than that. On the host's own kernel
+/// a control group holds it; without one a program does not start, and it is said what to do.
+fn processors_are_limited(lab: &Lab) {
+    if lab.isolation == Isolation::Vm {
+        let run = lab.run(["nproc"]).replace_option("--cpus", "3");
+        run.outcome().assert_code(0).assert_stdout("3\n");
+    } else {
+        // More than there are is no limit, with and without a group.
+        let run = lab.run(["true"]).option("--cpus", "255");
+        run.outcome().assert_code(0);
+        let outcome = lab.run(["true"]).option("--cpus", "1").outcome();
+        if outcome.code() != Some(0) {
+            outcome.assert_error(125, &["to 1 of the processors", "isolation vm", "--cpus"]);
+            return;
+        }
+    }
+    let run = lab
+        .helper(["spin-many", "4"])
+        .replace_option("--cpus", "1")
+        .option("--timeout", "2s");
+    let (outcome, report) = run.json();
+    outcome.assert_code(124);
+    let [cpu, wall] = ["cpu_ms", "wall_ms"].map(|name| report[name].as_f64().unwrap());
+    assert!(cpu <= wall * 1.2, "{report}");
 }
 
 /// No more open files than allowed.

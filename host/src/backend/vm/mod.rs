@@ -152,7 +152,7 @@ fn boot(config: &Config) -> Result<Guest, Error> {
             initramfs: image.initramfs(),
             rootfs: image.rootfs(),
             memory: memory(config),
-            cpus: config.cpus.unwrap_or(1),
+            cpus: config.limits.processors.unwrap_or(1),
             console_log: console_log.map_err(Error::system("cannot use the console's log file"))?,
             boot_timeout: config.boot_timeout.unwrap_or(BOOT_TIMEOUT),
             ready_port: port::READY,
