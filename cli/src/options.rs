@@ -38,7 +38,7 @@ pub(crate) struct Options {
     /// Processes and threads at one time
     #[arg(long, value_name = "N", default_value_t = 128)]
     pids: u64,
-    /// Processors at one time; a VM has just as many [default: all, in a VM 1]
+    /// Processors' worth of time; a VM has just as many processors [default: no limit, in a VM 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..))]
     cpus: Option<u8>,
     /// Open files of a process

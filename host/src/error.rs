@@ -30,7 +30,7 @@ pub enum Error {
         /// Which value, and what would be right.
         message: String,
     },
-    /// A required layer cannot be had here. Nothing was run.
+    /// A layer that is required, or that a limit takes, cannot be had here. Nothing was run.
     #[error("{message}")]
     LayerUnavailable {
         /// Which layer, why, and how to get it.

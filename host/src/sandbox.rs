@@ -259,12 +259,12 @@ impl SandboxBuilder {
         self
     }
 
-    /// Processors at one time, for a program and its descendants together.
+    /// Processors' worth of time for a program and its descendants together, at least one.
     ///
-    /// In a VM this is the number of its virtual processors, which its programs share; one unless
-    /// said. On the host's own kernel the control group holds it, and there is no limit unless
-    /// said. Where there is no such group and the machine has more processors, programs do not
-    /// start; the error says how to get one.
+    /// On the host's own kernel a control group holds it, and there is no limit unless said. Where
+    /// no such group can be had, programs start only if the machine has no more processors than
+    /// that anyway; the error says how to get one. A VM has just as many virtual processors, which
+    /// the programs of a sandbox share; one unless said.
     pub const fn cpus(mut self, count: u8) -> Self {
         self.config.limits.processors = Some(count);
         self

@@ -50,8 +50,8 @@ pub enum SpawnError {
     },
     /// Nothing here can hold the limit on processors.
     #[error(
-        "the program cannot be kept to {count} of the processors: {why}; or use isolation vm, \
-         or set no limit on processors (--cpus)"
+        "the program cannot be kept to {count} of this machine's processors: {why}; or use \
+         isolation vm, or set no limit on processors (--cpus)"
     )]
     ProcessorsUnbounded {
         /// How many it may use.

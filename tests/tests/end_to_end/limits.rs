@@ -130,7 +130,14 @@ fn processors_are_limited(lab: &Lab) {
         run.outcome().assert_code(0);
         let outcome = lab.run(["true"]).option("--cpus", "1").outcome();
         if outcome.code() != Some(0) {
-            outcome.assert_error(125, &["to 1 of the processors", "isolation vm", "--cpus"]);
+            outcome.assert_error(
+                125,
+                &[
+                    "to 1 of this machine's processors",
+                    "isolation vm",
+                    "--cpus",
+                ],
+            );
             return;
         }
     }
