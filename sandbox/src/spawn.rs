@@ -145,6 +145,13 @@ fn explain(plan: &Plan, failure: Failure) -> SpawnError {
     let spec = &plan.spec;
     let Failure { step, item, errno } = failure;
     let source = io::Error::from_raw_os_error(errno);
+    if let (libc::ENOMEM, Some(limit)) = (errno, spec.limits.memory) {
+        let what = format!(
+            "there is not enough memory to {}; the limit is {limit} bytes: raise it",
+            step.text()
+        );
+        return SpawnError::InvalidInput { what };
+    }
     let layer = match step {
         Step::Landlock => Some(Layer::Landlock),
         Step::Seccomp => Some(Layer::Seccomp),

@@ -292,8 +292,16 @@ fn tiny_amounts_of_memory_end_with_a_name_or_a_status() {
         for bytes in [1, 4096, 200 << 10, 1 << 20] {
             let mut spec = shell("true", mode);
             spec.limits.memory = Some(bytes);
-            let report = run(spec).report;
-            assert_ne!(report.ended, Ended::TimedOut, "{bytes}");
+            match spawn(spec) {
+                Ok(running) => {
+                    let report = common::finish(running, Vec::new()).report;
+                    assert_ne!(report.ended, Ended::TimedOut, "{bytes}");
+                }
+                Err(SpawnError::InvalidInput { what }) => {
+                    assert!(what.contains("not enough memory"), "{what}");
+                }
+                Err(error) => panic!("{error:?}"),
+            }
         }
     }
 }

@@ -20,7 +20,7 @@ mod test;
 
 pub(crate) use arguments::Arguments;
 pub(crate) use bench::bench;
-pub(crate) use test::{Engine, Test};
+pub(crate) use test::{Engine, Test, sandbox};
 
 use anyhow::{Context as _, bail};
 use qemu::{Qemu, Timed};

@@ -140,11 +140,12 @@ const SANDBOX: &[&str] = &[
     "vm::refusals::",
 ];
 
-/// VMs under our own engines: with two processors all tests that an engine has a part in, and with
+/// The sandbox on a kernel with control groups of version 2 alone, and VMs under our own engines: with two processors all tests that an engine has a part in, and with
 /// other numbers what shows that they boot, run and end. `cargo xtask lab test` does all with each.
 #[cfg(target_os = "linux")]
 fn lab(shell: &Shell) -> anyhow::Result<()> {
     use crate::lab::{Engine, Test};
+    crate::lab::sandbox(shell)?;
     for engine in [Engine::Kvm, Engine::Hvf] {
         Test::some(engine, 2, "vm::", SANDBOX).run(shell)?;
         for cpus in [1, 4] {

@@ -165,6 +165,40 @@ impl Ran {
     }
 }
 
+/// The sandbox's own tests that a kernel of version 2 of control groups and another architecture
+/// have a part in: this machine may have neither.
+const OF_SANDBOX: [&str; 3] = ["limits", "supervise", "terminal"];
+
+/// Runs them in the lab, without any guest.
+pub(crate) fn sandbox(shell: &Shell) -> anyhow::Result<()> {
+    let lab = Lab::prepare(shell, None)?;
+    let named = OF_SANDBOX.iter().flat_map(|name| ["--test", name]);
+    let package = ["--package", "ringfence-sandbox"];
+    let programs = executables(shell, package.into_iter().chain(named))?;
+    for name in OF_SANDBOX {
+        let found = programs.iter().find(|(each, _)| each == name);
+        let (_, program) = found.with_context(|| format!("cargo has not built {name}"))?;
+        let job = Job {
+            program: program.display().to_string(),
+            // That is tested here, and there would be no `setpriv` in the lab.
+            args: vec!["--skip".into(), "unprivileged".into()],
+            ..Job::default()
+        };
+        let machine = Machine {
+            timeout: PATIENCE,
+            ..Machine::default()
+        };
+        let mut ran = Ran::default();
+        let report = lab.run(&job, &machine, |stream, bytes| {
+            ran.look(bytes);
+            print(stream, bytes)
+        })?;
+        let good = report.outcome.code() == 0 && ran.passed();
+        ensure!(good, "the sandbox's tests {name:?} failed in the lab");
+    }
+    Ok(())
+}
+
 /// What the tests in the lab consist of.
 #[derive(Debug)]
 struct Programs {
@@ -215,21 +249,36 @@ pub(super) fn placed(source: PathBuf) -> anyhow::Result<Placed> {
     })
 }
 
-/// Compiles the tests and finds the program, whose name has a digest in it.
+/// Compiles the tests and finds the program.
 fn tests(shell: &Shell) -> anyhow::Result<PathBuf> {
+    let features = format!("ringfence/{FEATURES}");
+    let package = ["--package", "ringfence-tests", "--test", "end_to_end"];
+    let found = executables(shell, package.into_iter().chain(["--features", &features]))?;
+    let mut found = found.into_iter().filter(|(name, _)| name == "end_to_end");
+    let (_, program) = found
+        .next()
+        .context("cargo names no program of the tests")?;
+    Ok(program)
+}
+
+/// Compiles tests for the lab and finds their programs, in whose names there is a digest.
+fn executables<'a>(
+    shell: &Shell,
+    words: impl IntoIterator<Item = &'a str>,
+) -> anyhow::Result<Vec<(String, PathBuf)>> {
     let messages = cmd!(
         shell,
-        "cargo test --quiet --package ringfence-tests --test end_to_end --features ringfence/{FEATURES} --no-run --target {TARGET} --message-format json"
+        "cargo test --quiet {words...} --no-run --target {TARGET} --message-format json"
     )
     .quiet()
     .read()?;
-    let mut found = messages.lines().filter_map(|line| {
+    let found = messages.lines().filter_map(|line| {
         let message: serde_json::Value = serde_json::from_str(line).ok()?;
-        let is_it = message["target"]["name"] == "end_to_end";
-        let path = message["executable"].as_str().filter(|_| is_it)?;
-        Some(Path::new(path).to_owned())
+        let path = message["executable"].as_str()?;
+        let name = message["target"]["name"].as_str()?;
+        Some((name.to_owned(), Path::new(path).to_owned()))
     });
-    found.next().context("cargo names no program of the tests")
+    Ok(found.collect())
 }
 
 /// Passes the program's output on, unchanged and at once.
