@@ -81,6 +81,7 @@ fn question(request: &Request) -> String {
             format!("rename {path:?} to {:?}", destination.unwrap_or_default())
         }
         Operation::Connect => format!("connect to {path:?}"),
+        Operation::Exec => format!("execute {path:?}"),
         other => format!("{other} {path:?}"),
     };
     format!("process {process} wants to {what}; allow it")

@@ -82,7 +82,7 @@ pub(crate) struct Options {
     /// Run nothing unless this layer is in force; may be repeated
     #[arg(long, value_name = "LAYER")]
     require: Vec<Layer>,
-    /// Ask on the terminal before the program does these: write, delete, rename, connect
+    /// Ask on the terminal before the program does these: write, delete, rename, connect, exec
     #[arg(long, value_name = "OPERATIONS", value_delimiter = ',')]
     ask: Vec<Operation>,
     /// Give the program a terminal of its own, connected to this one

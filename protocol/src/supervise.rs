@@ -20,11 +20,19 @@ pub enum Operation {
     Rename,
     /// Connects to a Unix socket.
     Connect,
+    /// Executes a program.
+    Exec,
 }
 
 impl Operation {
     /// Every operation.
-    pub const ALL: [Self; 4] = [Self::Write, Self::Delete, Self::Rename, Self::Connect];
+    pub const ALL: [Self; 5] = [
+        Self::Write,
+        Self::Delete,
+        Self::Rename,
+        Self::Connect,
+        Self::Exec,
+    ];
 
     /// The name as the command line spells it.
     #[must_use]
@@ -34,6 +42,7 @@ impl Operation {
             Self::Delete => "delete",
             Self::Rename => "rename",
             Self::Connect => "connect",
+            Self::Exec => "exec",
         }
     }
 }
@@ -46,7 +55,7 @@ impl fmt::Display for Operation {
 
 /// The text names no operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("there are only write, delete, rename and connect")]
+#[error("there are only write, delete, rename, connect and exec")]
 pub struct UnknownOperation;
 
 impl FromStr for Operation {
@@ -100,7 +109,8 @@ pub struct Question {
     pub destination: Option<ByteBuf>,
     /// Which process asks, by its number in the sandbox.
     pub process: u32,
-    /// It waits no longer: the default has been applied.
+    /// It waits no longer: the default has been applied; or it was done without having been asked
+    /// about, as far as that can be, and everything is killed.
     pub expired: bool,
 }
 
@@ -113,6 +123,6 @@ mod tests {
         for operation in Operation::ALL {
             assert_eq!(operation.name().parse(), Ok(operation));
         }
-        assert_eq!("exec".parse::<Operation>(), Err(UnknownOperation));
+        assert_eq!("read".parse::<Operation>(), Err(UnknownOperation));
     }
 }

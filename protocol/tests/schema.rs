@@ -283,6 +283,6 @@ fn there_are_no_variants_beyond_the_recorded_ones() {
     check::<FailureKind>("FailureKind", 5);
     check::<Layer>("Layer", 13);
     check::<Network>("Network", 1);
-    check::<Operation>("Operation", 4);
+    check::<Operation>("Operation", 5);
     check::<Decision>("Decision", 3);
 }

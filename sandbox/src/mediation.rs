@@ -3,7 +3,8 @@
 use crate::namespaces::Attempt;
 use crate::plan::{MediatedRoot, Mediation, Supervised};
 use crate::seccomp::{self, FilterError, Separated};
-use crate::{Layer, SpawnError, Spec, view};
+use crate::sys::{self, Errno};
+use crate::{Layer, SpawnError, Spec, confine, view};
 use ringfence_protocol::Operation;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -28,12 +29,15 @@ pub(crate) fn plan(
     if asked.is_none() && refusing.is_none() {
         return Ok(None);
     }
+    let pass = asked.map_or(Ok(0), |_| random())?;
     let own_filter =
-        asked.map(|(supervision, _)| seccomp::supervised(separated, &supervision.operations));
+        asked.map(|(supervision, _)| seccomp::supervised(separated, &supervision.operations, pass));
     let supervision = asked.map(|(supervision, questions)| Supervised {
         questions: questions.as_raw_fd(),
         file_size: spec.limits.file_size,
         connect: supervision.operations.contains(&Operation::Connect),
+        out_of_reach: attempt.has(Layer::PidNs) || confine::confines_signals(),
+        pass,
         limit: u64::try_from(supervision.limit.as_nanos()).unwrap_or(u64::MAX),
         default: supervision.default,
     });
@@ -44,6 +48,22 @@ pub(crate) fn plan(
         abstract_sockets: attempt.has(Layer::NetNs),
         supervision,
     }))
+}
+
+/// A number that cannot be guessed.
+fn random() -> Result<u64, SpawnError> {
+    let mut bytes = [0_u8; size_of::<u64>()];
+    let args = [bytes.as_mut_ptr() as usize, bytes.len(), 0];
+    #[expect(unsafe_code, reason = "a system call")]
+    // SAFETY: the kernel writes at most the length of the bytes to them.
+    let filled = sys::retry(|| unsafe { sys::call(libc::SYS_getrandom, args) });
+    match filled {
+        Ok(len) if len == bytes.len() => Ok(u64::from_ne_bytes(bytes)),
+        other => Err(SpawnError::Prepare {
+            step: "draw a random number",
+            source: other.err().unwrap_or(Errno(libc::EIO)).into(),
+        }),
+    }
 }
 
 fn roots(

@@ -156,6 +156,10 @@ pub(crate) struct Supervised {
     /// The supervisor's end of the socket for questions.
     pub(crate) questions: RawFd,
     pub(crate) connect: bool,
+    /// No process of the program can send the supervisor a signal, whoever its user is.
+    pub(crate) out_of_reach: bool,
+    /// Lets the program's own first `execve` through the filter. Nobody but the plan knows it.
+    pub(crate) pass: u64,
     /// The limit on the size of a file, which the kernel only applies to who changes it.
     pub(crate) file_size: Option<u64>,
     /// Nanoseconds.

@@ -27,6 +27,7 @@ pub(crate) const fn number(operation: Operation) -> u32 {
         Operation::Write => 1,
         Operation::Delete => 2,
         Operation::Rename => 3,
+        Operation::Exec => 5,
         _ => 4,
     }
 }

@@ -25,6 +25,7 @@ mod remove;
 mod root;
 mod supervise;
 mod sweep;
+mod trace;
 
 use crate::plan::{Cgroup, HostDirectory, Identity, Plan};
 use crate::sys::{self, Errno};

@@ -33,6 +33,9 @@ pub(super) fn become_program(
                 execution.path.as_ptr() as usize,
                 execution.argv.as_ptr() as usize,
                 execution.envp.as_ptr() as usize,
+                0,
+                0,
+                pass(plan),
             ];
             // SAFETY: the path ends with NUL, both vectors with a null pointer, and all their
             // strings live in the plan.
@@ -43,6 +46,15 @@ pub(super) fn become_program(
         }
         Err(failure) => failure,
     }
+}
+
+/// What the call has no use for, and the filter of a supervised program looks at. The new program
+/// begins with other registers and other memory, and never sees it.
+fn pass(plan: &Plan) -> usize {
+    let mediation = plan.mediation.as_ref();
+    let supervised = mediation.and_then(|mediation| mediation.supervision.as_ref());
+    let pass = supervised.map_or(0, |supervised| supervised.pass);
+    usize::try_from(pass).unwrap_or(0)
 }
 
 fn prepare(plan: &Plan, ready: &Ready, parent: i32, channel: Option<&Channel>) -> Done {

@@ -10,6 +10,7 @@
 )]
 
 use super::notify::{Channel, Notifier};
+use super::trace::Stop;
 use super::{Ready, at, program, send, sweep};
 use crate::clone;
 use crate::plan::Plan;
@@ -129,8 +130,9 @@ impl State {
         }
     }
 
+    /// Takes what a wait told. A thread that only stopped is of no interest here.
     fn reaped(&mut self, pid: i32, status: i32) {
-        if pid == self.leader {
+        if pid == self.leader && Stop::from_status(status).is_none() {
             self.status = Some(status);
         }
     }
@@ -197,7 +199,20 @@ fn start<'p>(plan: &'p Plan, ready: &Ready) -> Result<(i32, RawFd, Notifier<'p>)
 }
 
 /// A descriptor that is readable when a child has ended. All signals are blocked already.
+///
+/// The caller may ignore the signal, or have it sent for ends alone.
 fn child_signals() -> sys::Sys<RawFd> {
+    // `struct kernel_sigaction` with everything zero: SIG_DFL, no flags, no restorer, no mask.
+    let default = [0_u64; 4];
+    let args = [
+        signed(libc::SIGCHLD),
+        default.as_ptr() as usize,
+        0,
+        size_of::<u64>(),
+    ];
+    // SAFETY: the kernel reads a `kernel_sigaction` of at most four words. The table of actions is
+    // this process's own.
+    unsafe { sys::call(libc::SYS_rt_sigaction, args) }?;
     let set: u64 = 1 << (libc::SIGCHLD - 1);
     let flags = libc::SFD_CLOEXEC | libc::SFD_NONBLOCK;
     let args = [
@@ -286,8 +301,8 @@ fn watch(
             Err(Errno(libc::EINTR)) => continue,
             Err(_) => return Some(Cause::Killed),
         }
-        if fds[2].revents != 0 {
-            reap_ended(signals, state);
+        if fds[2].revents != 0 && !reap_ended(signals, state, notifier) {
+            return Some(Cause::Killed);
         }
         if fds[1].revents != 0 {
             return None;
@@ -313,13 +328,18 @@ fn watch(
     }
 }
 
-/// Reaps the children that the signal descriptor told of.
-fn reap_ended(signals: RawFd, state: &mut State) {
+/// Reaps the children that the signal descriptor told of, and looks at what was executed. `false`:
+/// something else than was allowed.
+fn reap_ended(signals: RawFd, state: &mut State, notifier: &mut Notifier<'_>) -> bool {
     let mut buffer = [0; 512];
     while sys::read(signals, &mut buffer).is_ok_and(|count| count > 0) {}
     while let Ok(Some((pid, status))) = sys::reap(libc::WNOHANG) {
         state.reaped(pid, status);
+        if !notifier.changed(pid, Stop::from_status(status)) {
+            return false;
+        }
     }
+    true
 }
 
 #[derive(PartialEq, Eq)]

@@ -8,6 +8,7 @@
 //! Sources: `linux/seccomp.h` and `linux/bpf_common.h`.
 
 use super::Condition;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 /// `struct sock_filter`.
@@ -39,7 +40,7 @@ impl Answer {
 /// the last word.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Verdict {
-    pub(crate) rules: Vec<(&'static [Condition], Answer)>,
+    pub(crate) rules: Vec<(Cow<'static, [Condition]>, Answer)>,
     pub(crate) otherwise: Answer,
 }
 
@@ -74,7 +75,15 @@ impl Table {
         let verdict = self.calls.get_mut(&number);
         let verdict = verdict.filter(|verdict| verdict.otherwise == Answer::Allow);
         if let Some(verdict) = verdict {
-            verdict.rules.push((when, Answer::Notify));
+            verdict.rules.push((when.into(), Answer::Notify));
+        }
+    }
+
+    /// Lets a call through under this condition, before all that is said of it already.
+    pub(crate) fn pass(&mut self, number: u32, when: Condition) {
+        if let Some(verdict) = self.calls.get_mut(&number) {
+            let rule = (vec![when].into(), Answer::Allow);
+            verdict.rules.insert(0, rule);
         }
     }
 
@@ -201,6 +210,20 @@ fn rule(conditions: &[Condition], then: Answer) -> Option<Vec<Instruction>> {
             }
             Condition::IsNot(argument, value) => {
                 vec![low(argument), jump(IF_EQUAL, value, miss, 0)]
+            }
+            Condition::Whole(argument, value) => {
+                let (low_half, high_half) = (value & 0xffff_ffff, value >> 32);
+                vec![
+                    low(argument),
+                    jump(
+                        IF_EQUAL,
+                        u32::try_from(low_half).ok()?,
+                        0,
+                        miss.checked_add(2)?,
+                    ),
+                    high(argument),
+                    jump(IF_EQUAL, u32::try_from(high_half).ok()?, 0, miss),
+                ]
             }
             Condition::Masked(argument, mask, value) => vec![
                 low(argument),

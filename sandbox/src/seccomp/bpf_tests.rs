@@ -52,6 +52,7 @@ fn expected(table: &Table, number: u32, arguments: [u64; 6]) -> u32 {
         Condition::Is(at, value) => low(arguments[usize::from(at)]) == value,
         Condition::IsNot(at, value) => low(arguments[usize::from(at)]) != value,
         Condition::Masked(at, mask, value) => low(arguments[usize::from(at)]) & mask == value,
+        Condition::Whole(at, value) => arguments[usize::from(at)] == value,
         Condition::Has(at, bits) => arguments[usize::from(at)] & bits != 0,
     };
     let answer = table.calls.get(&number).map_or(table.missing, |verdict| {
@@ -82,6 +83,9 @@ fn edges(table: &Table, number: u32) -> Vec<u64> {
                 let (mask, value) = (u64::from(mask), u64::from(value));
                 let outside = u64::from(u32::MAX) & !mask;
                 edges.extend([value, value | outside, value ^ mask, value | 1 << 32]);
+            }
+            Condition::Whole(_, value) => {
+                edges.extend([value, value ^ 1, value ^ 1 << 32, value << 32, value >> 32]);
             }
             Condition::Has(_, bits) => {
                 let each = (0..64).map(|shift| 1 << shift);

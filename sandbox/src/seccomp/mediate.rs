@@ -116,3 +116,6 @@ pub(crate) const RENAME: &[libc::c_long] = &[
     #[cfg(target_arch = "x86_64")]
     libc::SYS_rename,
 ];
+
+/// What a supervised program asks for before it executes another one.
+pub(crate) const EXEC: &[libc::c_long] = &[libc::SYS_execve, libc::SYS_execveat];

@@ -83,6 +83,8 @@ const CONDITIONS: &[Condition] = &[
     Condition::Has(5, 1 << 32),
     Condition::Masked(1, 0xf, 2),
     Condition::Masked(0, 1 << 31, 1 << 31),
+    Condition::Whole(5, 0x8000_0001_8000_0001),
+    Condition::Whole(1, 7),
 ];
 
 /// A table with any calls, rules and answers, and calls against it.
@@ -151,7 +153,8 @@ fn verdict(decisions: &mut Decisions<'_>) -> Verdict {
         let end = start
             .saturating_add(decisions.below(5))
             .min(CONDITIONS.len());
-        (CONDITIONS.get(start..end).unwrap(), answer(decisions))
+        let conditions = CONDITIONS.get(start..end).unwrap();
+        (conditions.into(), answer(decisions))
     });
     let rules = rules.collect();
     Verdict {
@@ -231,6 +234,17 @@ fn edges(conditions: &[Condition], argument: usize) -> Vec<u64> {
                     value | 0xffff_ffff << 32,
                     value << 32,
                     !value,
+                ]);
+            }
+            Condition::Whole(index, value) if usize::from(index) == argument => {
+                let half = value & 0xffff_ffff;
+                edges.extend([
+                    value,
+                    value ^ 1,
+                    value ^ bit(32),
+                    half,
+                    half << 32,
+                    value >> 32,
                 ]);
             }
             Condition::Has(index, bits) if usize::from(index) == argument => {

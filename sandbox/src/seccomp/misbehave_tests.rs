@@ -23,6 +23,7 @@ fn combinations(conditions: &[Condition]) -> Vec<[u64; 6]> {
         .map(|condition| match *condition {
             Condition::Is(index, _)
             | Condition::IsNot(index, _)
+            | Condition::Whole(index, _)
             | Condition::Has(index, _)
             | Condition::Masked(index, ..) => index.into(),
         })

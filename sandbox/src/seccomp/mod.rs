@@ -49,6 +49,8 @@ pub(crate) enum Condition {
     Is(u8, u32),
     /// The low 32 bits are not this value.
     IsNot(u8, u32),
+    /// All 64 bits are this value.
+    Whole(u8, u64),
     /// Some of these bits are set, of all 64.
     Has(u8, u64),
     /// These bits of the low 32 have this value.
@@ -161,14 +163,21 @@ pub(crate) fn refusing(
 
 /// The filter of a supervised program, which also holds what the program has to ask for.
 /// Connections are among what other layers leave open then.
+///
+/// The program's own first `execve` is made before anybody could answer; it passes by a number that
+/// only this filter and who makes that call know, in a register that the call has no use for.
 pub(crate) fn supervised(
     separated: Separated,
     operations: &BTreeSet<Operation>,
+    pass: u64,
 ) -> Result<Vec<Instruction>, FilterError> {
-    bpf::assemble(&supervised_table(separated, operations)).ok_or(FilterError)
+    bpf::assemble(&supervised_table(separated, operations, pass)).ok_or(FilterError)
 }
 
-fn supervised_table(separated: Separated, operations: &BTreeSet<Operation>) -> Table {
+/// The argument of `execve` that carries the pass.
+const PASS: u8 = 5;
+
+fn supervised_table(separated: Separated, operations: &BTreeSet<Operation>, pass: u64) -> Table {
     let mut table = table(separated);
     if operations.contains(&Operation::Write) {
         // Its flags are in memory, where no filter can see them.
@@ -181,12 +190,16 @@ fn supervised_table(separated: Separated, operations: &BTreeSet<Operation>) -> T
     for (operation, calls) in [
         (Operation::Delete, mediate::DELETE),
         (Operation::Rename, mediate::RENAME),
+        (Operation::Exec, mediate::EXEC),
     ] {
         if operations.contains(&operation) {
             for call in calls {
                 table.hold(number(*call), &[]);
             }
         }
+    }
+    if operations.contains(&Operation::Exec) {
+        table.pass(number(libc::SYS_execve), Condition::Whole(PASS, pass));
     }
     table
 }
@@ -230,7 +243,7 @@ pub(crate) fn table(separated: Separated) -> Table {
     for rule in lists.iter().copied().flatten() {
         let verdict = calls.entry(number(rule.call));
         let verdict = verdict.or_insert(Verdict::always(refused));
-        verdict.rules.push((rule.when, refused));
+        verdict.rules.push((rule.when.into(), refused));
     }
     let mut table = Table {
         calls,
@@ -299,8 +312,33 @@ mod tests {
             assert_eq!(holds(&plain), refusing(separated).unwrap().is_some());
             let refuse = Answer::Errno(small(libc::EPERM));
             assert!(!holds(&plain.with_held_calls_answered(refuse)));
-            assert!(holds(&supervised_table(separated, &everything)));
-            supervised(separated, &everything).unwrap();
+            assert!(holds(&supervised_table(separated, &everything, 1)));
+            supervised(separated, &everything, 1).unwrap();
+        }
+    }
+
+    #[test]
+    fn only_the_pass_lets_execve_through() {
+        let pass = 0x8123_4567_89ab_cdef;
+        for separated in Separated::all() {
+            let program = supervised(separated, &[Operation::Exec].into(), pass).unwrap();
+            kernel::check(&program).unwrap();
+            let answer = |call, last| {
+                let call = kernel::Call {
+                    number: number(call),
+                    arch: reference::ARCH,
+                    instruction_pointer: 0,
+                    arguments: [last, last, last, last, last, last],
+                };
+                kernel::run(&program, &call)
+            };
+            let held = libc::SECCOMP_RET_USER_NOTIF;
+            assert_eq!(answer(libc::SYS_execve, pass), libc::SECCOMP_RET_ALLOW);
+            assert_eq!(answer(libc::SYS_execveat, pass), held);
+            let near = (0..64).map(|bit| pass ^ 1 << bit);
+            for other in near.chain([0, u64::MAX, pass >> 32, pass << 32]) {
+                assert_eq!(answer(libc::SYS_execve, other), held, "{other:x}");
+            }
         }
     }
 
@@ -376,7 +414,8 @@ mod tests {
         }
         let writes = [mediate::WRITE, mediate::WRITE_OF_THIS_ARCHITECTURE];
         let writes = writes.into_iter().flatten().map(|rule| &rule.call);
-        for call in writes.chain(mediate::DELETE).chain(mediate::RENAME) {
+        let others = [mediate::DELETE, mediate::RENAME, mediate::EXEC];
+        for call in writes.chain(others.into_iter().flatten()) {
             assert!(seen.contains(call), "{call}");
         }
         for rule in deny::RULES.iter().chain(lists.into_iter().flatten()) {

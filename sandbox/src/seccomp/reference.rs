@@ -102,6 +102,7 @@ fn holds(condition: &Condition, call: &Call) -> bool {
     match *condition {
         Condition::Is(index, value) => low(index) == Some(value.into()),
         Condition::IsNot(index, value) => low(index).is_some_and(|low| low != u64::from(value)),
+        Condition::Whole(index, value) => argument(index) == Some(value),
         Condition::Has(index, bits) => argument(index).is_some_and(|value| value & bits != 0),
         Condition::Masked(index, mask, value) => {
             low(index).is_some_and(|low| low & u64::from(mask) == u64::from(value))

@@ -12,12 +12,15 @@
 )]
 
 use ringfence_sandbox::{
-    Content, Ended, InputFile, Namespaces, Report, Running, Spec, Stdin, WorkspacePath, spawn,
+    Content, Decision, Ended, InputFile, Namespaces, Operation, Question, Report, Running, Spec,
+    Stdin, Supervision, WorkspacePath, spawn,
 };
 use std::fs;
 use std::io::{Read, Write};
 use std::path::Path;
+use std::sync::mpsc;
 use std::thread;
+use std::time::Duration;
 
 /// With all that the kernel grants, and with the required layers alone.
 pub(crate) const MODES: [Namespaces; 2] = [Namespaces::Auto, Namespaces::Off];
@@ -109,6 +112,39 @@ pub(crate) fn finish(mut running: Running, input: Vec<u8>) -> Outcome {
         stderr: stderr.join().unwrap(),
     }
 }
+
+/// Runs a program that has to ask for these, and returns the questions as well.
+pub(crate) fn supervised(
+    mut spec: Spec,
+    operations: &[Operation],
+    limit: Duration,
+    mut policy: impl FnMut(&Question) -> Option<Decision> + Send + 'static,
+) -> (Outcome, Vec<Question>) {
+    spec.supervision = Some(Supervision {
+        operations: operations.iter().copied().collect(),
+        limit,
+        default: Decision::Deny(libc::EROFS),
+    });
+    let mut running = spawn(spec).unwrap();
+    let mut questions = running.questions.take().unwrap();
+    let (sender, receiver) = mpsc::channel();
+    let thread = thread::spawn(move || {
+        while let Some(question) = questions.next_question() {
+            if !question.expired
+                && let Some(decision) = policy(&question)
+            {
+                questions.answer(question.token, decision);
+            }
+            sender.send(question).unwrap();
+        }
+    });
+    let outcome = finish(running, Vec::new());
+    thread.join().unwrap();
+    (outcome, receiver.into_iter().collect())
+}
+
+/// Longer than any answer takes.
+pub(crate) const MINUTE: Duration = Duration::from_secs(60);
 
 /// Processes whose command line contains this, zombies aside.
 pub(crate) fn processes_with(marker: &str) -> Vec<u32> {

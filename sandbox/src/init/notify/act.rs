@@ -5,11 +5,11 @@
 
 #![expect(unsafe_code, reason = "system calls that take strings")]
 
-use super::connect;
 use super::files::Open;
 use super::resolve::Entry;
 use super::target::{PATH, ProcPath, read_link};
-use super::{Fd, Performed};
+use super::{Fd, OUTSIDE, Performed};
+use super::{connect, exec};
 use crate::questions::LONGEST;
 use crate::sys::{self, Errno, Sys, signed};
 use ringfence_protocol::Operation;
@@ -27,6 +27,7 @@ pub(super) enum Act {
     Truncate { object: Fd, len: u64 },
     Remove { entry: Entry, flags: i32 },
     Rename { from: Entry, to: Entry, flags: u32 },
+    Exec(exec::Ready),
 }
 
 impl Act {
@@ -38,6 +39,7 @@ impl Act {
             Self::Truncate { .. } => Some(Operation::Write),
             Self::Remove { .. } => Some(Operation::Delete),
             Self::Rename { .. } => Some(Operation::Rename),
+            Self::Exec(_) => Some(Operation::Exec),
         }
     }
 
@@ -45,6 +47,8 @@ impl Act {
         let done = match self {
             Self::Connect(ready) => return ready.perform(listener, id),
             Self::Open(open) => return open.perform(listener, id),
+            // Only the program can.
+            Self::Exec(_) => return Err(OUTSIDE),
             Self::Truncate { object, len } => {
                 let path = name_of(object);
                 let len = usize::try_from(*len).map_err(|_range| Errno(libc::EINVAL))?;
@@ -74,6 +78,7 @@ impl Act {
             Self::Connect(ready) => ready.describe(text),
             Self::Open(open) => open.describe(text),
             Self::Truncate { object, .. } => text.object(object),
+            Self::Exec(ready) => text.object(ready.file()),
             Self::Remove { entry, .. } => text.entry(entry),
             Self::Rename { from, to, .. } => {
                 text.entry(from)?;

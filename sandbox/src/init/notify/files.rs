@@ -197,7 +197,8 @@ fn stream(target: &Target, path: &[u8]) -> Sys<Option<Fd>> {
     Ok(place.starts_with(b"pipe:[").then_some(object))
 }
 
-fn kind(object: &Fd) -> Sys<u32> {
+/// The kind of a file, of the bits of its mode.
+pub(super) fn kind(object: &Fd) -> Sys<u32> {
     // SAFETY: all-zero bytes are a valid `stat`.
     let mut stat: libc::stat = unsafe { std::mem::zeroed() };
     let args = [signed(object.0), &raw mut stat as usize];

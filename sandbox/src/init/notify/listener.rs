@@ -50,6 +50,8 @@ const RECEIVE: usize = READ | WRITE | size_of::<Notification>() << 16 | MAGIC;
 const SEND: usize = READ | WRITE | size_of::<Response>() << 16 | MAGIC | 1;
 const IS_VALID: usize = WRITE | size_of::<u64>() << 16 | MAGIC | 2;
 const ADD_DESCRIPTOR: usize = WRITE | size_of::<AddDescriptor>() << 16 | MAGIC | 3;
+/// `SECCOMP_USER_NOTIF_FLAG_CONTINUE`.
+const GO_ON: u32 = 1;
 /// `SECCOMP_ADDFD_FLAG_SETFD`: to a number of the sender's choice, which may be in use.
 const AT_NUMBER: u32 = 1;
 /// `SECCOMP_ADDFD_FLAG_SEND`: its number is the answer.
@@ -90,6 +92,17 @@ pub(super) fn answer(listener: RawFd, id: u64, result: Sys<()>) {
         flags: 0,
     };
     let _ = request(listener, SEND, &raw const response as usize);
+}
+
+/// Lets the program itself make a held call.
+pub(super) fn go_on(listener: RawFd, id: u64) -> Sys<()> {
+    let response = Response {
+        id,
+        value: 0,
+        error: 0,
+        flags: GO_ON,
+    };
+    request(listener, SEND, &raw const response as usize)
 }
 
 /// Whether the call is still held: so its process has not ended and its number is still its own.

@@ -5,7 +5,7 @@
 //! kernel holds these calls and asks here (`SECCOMP_RET_USER_NOTIF`). Whatever lies outside of what
 //! the program may write to is refused; the rest is done here, and the program gets the result. The
 //! call itself is never let through, because its arguments are in memory that another thread can
-//! change after any look at them.
+//! change after any look at them. Only `execve` must be, and is looked at once more ([`exec`]).
 //!
 //! A supervised program's caller is asked about further calls first ([`act`]): what the call is about
 //! is held open while the question travels, and exactly that is done after it.
@@ -31,6 +31,7 @@
 mod act;
 mod ask;
 mod connect;
+mod exec;
 mod files;
 mod listener;
 mod metadata;
@@ -38,12 +39,13 @@ mod resolve;
 mod rights;
 mod target;
 
+use super::trace::Stop;
 use super::{Done, User, item};
 use crate::plan::{Mediation, Plan};
 use crate::questions::Header;
 use crate::sys::{self, Errno, Sys};
 use crate::wire::Step;
-use act::{Act, Text};
+use act::{Act, Text, name_of};
 use listener::Call;
 use ringfence_protocol::{Decision, Operation};
 use std::os::fd::RawFd;
@@ -104,6 +106,7 @@ pub(super) struct Notifier<'p> {
     own_processes: bool,
     refused: i32,
     held: [Option<Held>; HELD],
+    executing: exec::Executing,
     next_token: u64,
     /// When what is held was looked at.
     looked: u64,
@@ -124,6 +127,7 @@ impl<'p> Notifier<'p> {
             own_processes: plan.has_namespace(libc::CLONE_NEWPID) && plan.root.is_none(),
             refused,
             held: [const { None }; HELD],
+            executing: exec::Executing::new(),
             next_token: 0,
             looked: 0,
         })
@@ -163,6 +167,44 @@ impl<'p> Notifier<'p> {
         // Whoever was held may have been killed, which nobody tells.
         let look = self.is_full().then(|| self.looked.saturating_add(LOOK));
         due.chain(look).min()
+    }
+
+    /// Takes note of a thread or process that has stopped or ended. `false`: it is about to run what
+    /// was not allowed, and everything is to be killed.
+    pub(super) fn changed(&mut self, number: i32, stop: Option<Stop>) -> bool {
+        let Self {
+            rights,
+            own_processes,
+            executing,
+            ..
+        } = self;
+        let process = number.cast_unsigned();
+        let good = executing.changed(number, stop, |is_allowed| {
+            rights.as_program(|| is_allowed(&Target::stopped(process, *own_processes)?))
+        });
+        if !good {
+            let _ = self.tell_of_image(process);
+        }
+        good
+    }
+
+    /// Tells what a stopped process was about to run, as a question that nobody can answer.
+    fn tell_of_image(&mut self, process: u32) -> Sys<()> {
+        let questions = self.questions.ok_or(Errno(libc::EPIPE))?;
+        let mut text = Text::new();
+        self.rights.as_program(|| {
+            let target = Target::stopped(process, self.own_processes)?;
+            text.object(&target.link(b"exe")?)
+        })?;
+        let header = Header {
+            token: self.next_token,
+            operation: Operation::Exec,
+            process,
+            first_len: u32::try_from(text.first_len()).unwrap_or(u32::MAX),
+            expired: true,
+        };
+        self.next_token = self.next_token.wrapping_add(1);
+        ask::send(questions, &header, text.bytes())
     }
 
     /// Does what is due, takes one answer and serves one notification, if these events are on the
@@ -222,6 +264,10 @@ impl Server<'_, '_> {
             if metadata::is_meant(number) {
                 return metadata::perform(&target, self.mediation, number, args).map(|()| None);
             }
+            if matches!(number, libc::SYS_execve | libc::SYS_execveat) {
+                let ready = exec::prepare(&target, own_processes, number, args)?;
+                return Ok(Some(Act::Exec(ready)));
+            }
             files::prepare(&target, self.mediation, number, args).map(Some)
         });
         match prepared {
@@ -244,6 +290,10 @@ impl Server<'_, '_> {
     }
 
     fn perform(&mut self, call: Call, act: Act) {
+        let act = match act {
+            Act::Exec(ready) => return self.execute(call, ready),
+            act => act,
+        };
         let rights = &self.notifier.rights;
         let answer = match rights.as_program(|| act.perform(self.listener, call.id)) {
             Ok(Performed::Answered) => return,
@@ -258,6 +308,22 @@ impl Server<'_, '_> {
             Err(errno) => Err(errno),
         };
         listener::answer(self.listener, call.id, answer);
+    }
+
+    fn execute(&mut self, call: Call, ready: exec::Ready) {
+        let Notifier {
+            executing, rights, ..
+        } = &mut *self.notifier;
+        let done = match executing.start(self.listener, &call, ready, rights) {
+            Ok(done) => done,
+            Err(ready) => {
+                let until = self.now.saturating_add(PAUSE);
+                self.hold(call, Act::Exec(ready), None, until)
+            }
+        };
+        if done.is_err() {
+            listener::answer(self.listener, call.id, done);
+        }
     }
 
     fn hold(&mut self, call: Call, act: Act, token: Option<u64>, until: u64) -> Sys<()> {

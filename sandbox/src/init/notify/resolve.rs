@@ -252,8 +252,28 @@ fn without_slashes(mut path: &[u8]) -> &[u8] {
 /// The descriptor that a path of `/proc` stands for; C libraries change modes through such paths.
 /// Looked up here, the path would mean the supervisor.
 pub(super) fn own_descriptor(path: &[u8]) -> Option<i32> {
+    number(after_descriptors(path)?)
+}
+
+/// The same, and what follows it in a longer path.
+pub(super) fn descriptor_path(path: &CStr) -> Option<(i32, Option<&CStr>)> {
+    let bytes = path.to_bytes();
+    let after = after_descriptors(bytes)?;
+    let end = after.iter().position(|byte| *byte == b'/');
+    let (digits, rest) = after.split_at_checked(end.unwrap_or(after.len()))?;
+    let rest = without_slashes(rest);
+    let start = bytes.len().saturating_sub(rest.len());
+    let rest = path.to_bytes_with_nul().get(start..)?;
+    let rest = CStr::from_bytes_with_nul(rest).ok()?;
+    Some((number(digits)?, (!rest.is_empty()).then_some(rest)))
+}
+
+fn after_descriptors(path: &[u8]) -> Option<&[u8]> {
     let starts: [&[u8]; 3] = [b"/proc/self/fd/", b"/proc/thread-self/fd/", b"/dev/fd/"];
-    let digits = starts.iter().find_map(|start| path.strip_prefix(*start))?;
+    starts.iter().find_map(|start| path.strip_prefix(*start))
+}
+
+fn number(digits: &[u8]) -> Option<i32> {
     let plain = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
     plain.then_some(())?;
     std::str::from_utf8(digits).ok()?.parse().ok()
@@ -343,5 +363,9 @@ mod tests {
         ] {
             assert_eq!(own_descriptor(other), None, "{other:?}");
         }
+        assert_eq!(descriptor_path(c"/dev/fd/3"), Some((3, None)));
+        let beneath = descriptor_path(c"/dev/fd/3//a/b");
+        assert_eq!(beneath, Some((3, Some(c"a/b"))));
+        assert_eq!(descriptor_path(c"/dev/fd/x/a"), None);
     }
 }

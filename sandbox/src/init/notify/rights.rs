@@ -2,13 +2,14 @@
 //!
 //! The supervisor of a privileged caller could change what the program could not. While it acts for
 //! the program, its effective user and group are the program's and it has no effective capability.
-//! Its real and saved user stay, so that the program can neither signal nor trace it meanwhile.
+//! Its real and saved user stay, so that the program can neither signal nor trace it meanwhile;
+//! where the real one does not ([`Rights::as_peer`]), other layers keep signals away.
 
 #![expect(unsafe_code, reason = "system calls that take structures")]
 
 use crate::init::User;
 use crate::plan::{Identity, Plan};
-use crate::sys::{self, Sys};
+use crate::sys::{self, Errno, Sys};
 
 /// `_LINUX_CAPABILITY_VERSION_3`.
 const VERSION: u32 = 0x2008_0522;
@@ -64,6 +65,8 @@ pub(super) struct Rights {
     bare: Capabilities,
     /// The program's user and group, and the supervisor's, where they differ.
     users: Option<[(usize, usize); 2]>,
+    /// The program could not send a signal to a process of its own user.
+    out_of_reach: bool,
 }
 
 impl Rights {
@@ -83,11 +86,33 @@ impl Rights {
             };
             users = Some([(user.uid as usize, user.gid as usize), (uid, gid)]);
         }
+        let mediation = plan.mediation.as_ref();
+        let supervised = mediation.and_then(|mediation| mediation.supervision.as_ref());
         Ok(Self {
             own,
             bare: own.without_effective(),
             users,
+            out_of_reach: supervised.is_some_and(|supervised| supervised.out_of_reach),
         })
+    }
+
+    /// Does something that only a process of the program's real user may, or a privileged one.
+    ///
+    /// Container runtimes take the privilege (`CAP_SYS_PTRACE`) from root. Its real user is then
+    /// lent to this process, where the program cannot reach it all the same.
+    pub(super) fn as_peer(&self, act: impl Fn() -> Sys<()>) -> Sys<()> {
+        let done = act();
+        let Some([(uid, gid), (own_uid, own_gid)]) = self.users.filter(|_| self.out_of_reach)
+        else {
+            return done;
+        };
+        if done != Err(Errno(libc::EPERM)) {
+            return done;
+        }
+        let done = set_real(uid, gid).and_then(|()| act());
+        // Cannot fail: the effective user is still the own one.
+        let _ = set_real(own_uid, own_gid);
+        done
     }
 
     /// Does something with the program's rights alone.
@@ -121,6 +146,15 @@ impl Rights {
             let _ = self.own.set();
         }
     }
+}
+
+fn set_real(uid: usize, gid: usize) -> Sys<()> {
+    // SAFETY: neither takes a pointer.
+    unsafe {
+        sys::call(libc::SYS_setresgid, [gid, SAME, SAME])?;
+        sys::call(libc::SYS_setresuid, [uid, SAME, SAME])
+    }
+    .map(drop)
 }
 
 /// The group first: once the user is another one, the right to change groups is gone; and back,

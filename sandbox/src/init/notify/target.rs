@@ -63,11 +63,11 @@ impl ProcPath {
     }
 }
 
-/// The process that made a held call.
+/// The process that made a held call, or that is stopped.
 #[derive(Debug)]
 pub(super) struct Target {
-    listener: RawFd,
-    id: u64,
+    /// The listener, and the call that makes sure of the number. None: the stop does.
+    held: Option<(RawFd, u64)>,
     /// As `/proc` numbers it.
     number: u32,
     memory: Fd,
@@ -75,7 +75,16 @@ pub(super) struct Target {
 
 impl Target {
     pub(super) fn new(listener: RawFd, call: &Call, own_processes: bool) -> Sys<Self> {
-        let number = match call.pid {
+        Self::open(Some((listener, call.id)), call.pid, own_processes)
+    }
+
+    /// A process that cannot go on.
+    pub(super) fn stopped(pid: u32, own_processes: bool) -> Sys<Self> {
+        Self::open(None, pid, own_processes)
+    }
+
+    fn open(held: Option<(RawFd, u64)>, pid: u32, own_processes: bool) -> Sys<Self> {
+        let number = match pid {
             0 => return Err(OUTSIDE),
             pid if own_processes => number_in_proc(pid)?,
             pid => pid,
@@ -84,8 +93,7 @@ impl Target {
         let memory = sys::openat(libc::AT_FDCWD, path.as_c_str(), libc::O_RDONLY, 0);
         let memory = Fd(memory.map_err(|_errno| OUTSIDE)?);
         Ok(Self {
-            listener,
-            id: call.id,
+            held,
             number,
             memory,
         })
@@ -93,7 +101,8 @@ impl Target {
 
     /// Whether all that was read before was really of this process.
     pub(super) fn check(&self) -> Sys<()> {
-        listener::is_valid(self.listener, self.id)
+        self.held
+            .map_or(Ok(()), |(listener, id)| listener::is_valid(listener, id))
     }
 
     /// Reads all of a buffer.
@@ -160,6 +169,12 @@ impl Target {
         opened.map(Fd).map_err(no_descriptor)
     }
 
+    /// What one of the links of the process leads to (`cwd`, `exe`), `O_PATH`.
+    pub(super) fn link(&self, name: &[u8]) -> Sys<Fd> {
+        let path = self.proc_path(b"/").text(name);
+        sys::openat(libc::AT_FDCWD, path.as_c_str(), libc::O_PATH, 0).map(Fd)
+    }
+
     /// The flags with which a descriptor is open.
     pub(super) fn flags(&self, fd: u32) -> Sys<i32> {
         let path = self.proc_path(b"/fdinfo/").number(fd);
@@ -181,6 +196,36 @@ impl Target {
             .and_then(|mask| u32::try_from(mask).ok())
             .ok_or(OUTSIDE)
     }
+
+    /// The number of the whole process, as this one counts.
+    pub(super) fn process(&self, own_processes: bool) -> Sys<i32> {
+        let path = self.proc_path(b"/status");
+        let mut buffer = [0; 4096];
+        let text = sys::read_file(libc::AT_FDCWD, path.as_c_str(), &mut buffer)?;
+        // The last one of a list is that of the innermost namespace.
+        let key: &[u8] = if own_processes { b"NStgid:" } else { b"Tgid:" };
+        let mut lines = text.split(|byte| *byte == b'\n');
+        let list = lines.find_map(|line| line.strip_prefix(key));
+        let last = list.and_then(|list| list.trim_ascii().rsplit(u8::is_ascii_whitespace).next());
+        last.and_then(|digits| number(digits, 10))
+            .and_then(|number| i32::try_from(number).ok())
+            .ok_or(OUTSIDE)
+    }
+
+    /// The number with this key that the kernel gave to a new program.
+    pub(super) fn auxiliary(&self, key: u64) -> Sys<u64> {
+        let path = self.proc_path(b"/auxv");
+        let mut buffer = [0; 1024];
+        let bytes = sys::read_file(libc::AT_FDCWD, path.as_c_str(), &mut buffer)?;
+        let words = bytes.as_chunks().0.iter();
+        let mut words = words.map(|word| u64::from_ne_bytes(*word));
+        while let (Some(found), Some(value)) = (words.next(), words.next()) {
+            if found == key {
+                return Ok(value);
+            }
+        }
+        Err(OUTSIDE)
+    }
 }
 
 /// A descriptor that is not there.
@@ -197,7 +242,10 @@ fn field(text: &[u8], key: &[u8], base: u64) -> Option<u64> {
     let line = text
         .split(|byte| *byte == b'\n')
         .find_map(|line| line.strip_prefix(key))?;
-    let digits = line.trim_ascii();
+    number(line.trim_ascii(), base)
+}
+
+fn number(digits: &[u8], base: u64) -> Option<u64> {
     (!digits.is_empty()).then_some(())?;
     digits.iter().try_fold(0_u64, |number, digit| {
         let digit = u64::from(digit.checked_sub(b'0')?);
@@ -264,5 +312,23 @@ mod tests {
         assert_eq!(field(text, b"pos:", 10), Some(0));
         assert_eq!(field(b"Pid:\t-1\n", b"Pid:", 10), None);
         assert_eq!(field(b"Pid:\n", b"Pid:", 10), None);
+    }
+
+    #[test]
+    fn a_process_is_known_by_its_files() {
+        let own = Target::stopped(std::process::id(), false).unwrap();
+        let number = i32::try_from(std::process::id()).unwrap();
+        for own_processes in [false, true] {
+            assert_eq!(own.process(own_processes), Ok(number));
+        }
+        const PAGE_SIZE: u64 = 6;
+        assert_eq!(own.auxiliary(PAGE_SIZE).unwrap() % PAGE, 0);
+        assert_eq!(own.auxiliary(4242), Err(OUTSIDE));
+        let mut buffer = [0; PATH];
+        let path = own.string(own.auxiliary(31).unwrap(), &mut buffer).unwrap();
+        assert!(!path.is_empty());
+        let image = sys::file_id(own.link(b"exe").unwrap().0);
+        let opened = sys::openat(libc::AT_FDCWD, c"/proc/self/exe", libc::O_PATH, 0);
+        assert_eq!(image, sys::file_id(Fd(opened.unwrap()).0));
     }
 }

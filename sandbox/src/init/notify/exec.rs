@@ -1,0 +1,321 @@
+//! Executing programs, for programs that have to ask.
+//!
+//! Nobody can execute on behalf of another, so the program makes the call itself, with a path in
+//! memory that can have changed since it was read. What counts is therefore looked at afterwards:
+//! the thread stops before the new program's first instruction ([`trace`]), and what the kernel
+//! then says it executes must be the file that was asked about, which is held open since. Otherwise
+//! everything is killed.
+//!
+//! Of a script the kernel executes the interpreter, and the interpreter opens the script by its
+//! name. So the interpreter must be the one that the script named, and the name that the kernel
+//! gave to the interpreter must lead to the script. What the program does to its own files between
+//! that look and the interpreter's is not seen; nor are arguments and variables.
+//!
+//! # Invariants
+//! - Of one process at most one thread makes such a call. The kernel makes whoever seizes a thread
+//!   wait for one that executes in the same process, and that one can wait for long.
+//! - A thread is let go on only when it is seized.
+
+#![expect(unsafe_code, reason = "system calls that take structures")]
+
+use super::files::kind;
+use super::listener::{self, Call};
+use super::resolve::descriptor_path;
+use super::rights::Rights;
+use super::target::{PATH, Target};
+use super::{Fd, HELD, OUTSIDE, low, name_of};
+use crate::init::trace::{self, Stop};
+use crate::sys::{self, Errno, Sys, signed};
+use std::ffi::CStr;
+use std::os::fd::RawFd;
+
+/// Bytes at the start of a script that the kernel looks at.
+const HEAD: usize = 256;
+/// Scripts whose interpreter is a script, one after the other.
+const INTERPRETERS: u32 = 5;
+/// `AT_EXECFN`: where the new program finds the path that was executed.
+const EXECUTED: u64 = 31;
+
+/// A prepared `execve`.
+#[derive(Debug)]
+pub(super) struct Ready {
+    /// The number of the process whose thread calls.
+    process: i32,
+    /// What is asked about.
+    file: Fd,
+    /// What the kernel executes instead, of a script.
+    interpreter: Option<Fd>,
+}
+
+/// Looks up what a call is to execute, as the program sees it.
+pub(super) fn prepare(
+    target: &Target,
+    own_processes: bool,
+    number: libc::c_long,
+    args: &[u64; 6],
+) -> Sys<Ready> {
+    let [a, b, _, _, e, _] = *args;
+    let (directory, address, flags) = match number {
+        libc::SYS_execve => (libc::AT_FDCWD, a, 0),
+        libc::SYS_execveat => (low(a).cast_signed(), b, low(e).cast_signed()),
+        _ => return Err(OUTSIDE),
+    };
+    if flags & !(libc::AT_EMPTY_PATH | libc::AT_SYMLINK_NOFOLLOW) != 0 {
+        return Err(Errno(libc::EINVAL));
+    }
+    let mut buffer = [0; PATH];
+    let path = target.string(address, &mut buffer)?;
+    let file = if !path.is_empty() {
+        let link = flags & libc::AT_SYMLINK_NOFOLLOW;
+        let nofollow = if link == 0 { 0 } else { libc::O_NOFOLLOW };
+        open(target, directory, path, nofollow)?
+    } else if flags & libc::AT_EMPTY_PATH != 0 {
+        target.object(directory)?
+    } else {
+        return Err(Errno(libc::ENOENT));
+    };
+    let interpreter = interpreter(target, &file)?;
+    let process = target.process(own_processes)?;
+    target.check()?;
+    Ok(Ready {
+        process,
+        file,
+        interpreter,
+    })
+}
+
+/// Opens what a path means to the program, `O_PATH`. Of the links of `/proc` that lead where no
+/// path does, those to the program's own descriptors and image are followed, and no other ones:
+/// they would be those of this process.
+fn open(target: &Target, directory: RawFd, path: &CStr, flags: i32) -> Sys<Fd> {
+    let bytes = path.to_bytes();
+    if matches!(bytes, b"/proc/self/exe" | b"/proc/thread-self/exe") && flags == 0 {
+        return target.link(b"exe");
+    }
+    let (base, rest) = match descriptor_path(path) {
+        Some((fd, None)) if flags == 0 => return target.object(fd),
+        Some((fd, Some(rest))) => (Some(target.object(fd)?), rest),
+        _ if bytes.starts_with(b"/") => (None, path),
+        _ if directory == libc::AT_FDCWD => (Some(target.link(b"cwd")?), path),
+        _ => (Some(target.object(directory)?), path),
+    };
+    let base = base.as_ref().map_or(libc::AT_FDCWD, |base| base.0);
+    sys::openat2(base, rest, libc::O_PATH | flags, sys::NO_MAGICLINKS).map(Fd)
+}
+
+/// What the kernel executes for a file, if not the file itself.
+fn interpreter(target: &Target, file: &Fd) -> Sys<Option<Fd>> {
+    let mut interpreter = None;
+    for _ in 0..=INTERPRETERS {
+        let mut head = [0; HEAD];
+        read_head(interpreter.as_ref().unwrap_or(file), &mut head)?;
+        // One more, for the NUL.
+        let mut name = [0; HEAD + 1];
+        let Some(named) = interpreter_in(&head)? else {
+            return Ok(interpreter);
+        };
+        for (slot, byte) in name.iter_mut().zip(named) {
+            *slot = *byte;
+        }
+        let name = CStr::from_bytes_until_nul(&name).unwrap_or_default();
+        interpreter = Some(open(target, libc::AT_FDCWD, name, 0)?);
+    }
+    Err(Errno(libc::ELOOP))
+}
+
+/// Reads the start of a file that the program may execute. It must be able to read it too: of any
+/// other one the kernel would not say afterwards what it is.
+fn read_head(file: &Fd, head: &mut [u8; HEAD]) -> Sys<()> {
+    let refused = Errno(libc::EACCES);
+    match kind(file)? {
+        libc::S_IFREG => {}
+        // It was not to be followed.
+        libc::S_IFLNK => return Err(Errno(libc::ELOOP)),
+        _ => return Err(refused),
+    }
+    let args = [
+        signed(file.0),
+        c"".as_ptr() as usize,
+        signed(libc::X_OK),
+        signed(libc::AT_EACCESS | libc::AT_EMPTY_PATH),
+    ];
+    // SAFETY: the path is a constant that ends with NUL.
+    if unsafe { sys::call(libc::SYS_faccessat2, args) } == Err(refused) {
+        return Err(refused);
+    }
+    let flags = libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOCTTY;
+    let opened = Fd(sys::openat(
+        libc::AT_FDCWD,
+        name_of(file).as_c_str(),
+        flags,
+        0,
+    )?);
+    sys::read(opened.0, head).map(drop)
+}
+
+/// The interpreter that the first line names, as the kernel reads it. None: it is no script.
+fn interpreter_in(head: &[u8; HEAD]) -> Sys<Option<&[u8]>> {
+    let Some(rest) = head.strip_prefix(b"#!") else {
+        return Ok(None);
+    };
+    let is_blank = |byte: &u8| matches!(byte, b' ' | b'\t');
+    let end = rest.iter().position(|byte| *byte == b'\n');
+    let line = rest.get(..end.unwrap_or(rest.len())).unwrap_or_default();
+    let start = line.iter().position(|byte| !is_blank(byte));
+    let name = start.and_then(|start| line.get(start..));
+    let name = name.unwrap_or_default();
+    let length = name.iter().position(|byte| is_blank(byte) || *byte == 0);
+    match (length, end) {
+        // It may be longer than what was read.
+        (None, None) | (Some(0), _) => Err(Errno(libc::ENOEXEC)),
+        (None, Some(_)) if name.is_empty() => Err(Errno(libc::ENOEXEC)),
+        (length, _) => Ok(name.get(..length.unwrap_or(name.len()))),
+    }
+}
+
+impl Ready {
+    pub(super) const fn file(&self) -> &Fd {
+        &self.file
+    }
+
+    /// Whether a stopped process is about to run this.
+    fn is_what_runs(&self, target: &Target) -> Sys<bool> {
+        let image = target.link(b"exe")?;
+        let Some(interpreter) = &self.interpreter else {
+            return is_same(&image, &self.file);
+        };
+        let mut buffer = [0; PATH];
+        let path = target.string(target.auxiliary(EXECUTED)?, &mut buffer)?;
+        let script = open(target, libc::AT_FDCWD, path, 0)?;
+        Ok(is_same(&image, interpreter)? && is_same(&script, &self.file)?)
+    }
+}
+
+/// Whether both are the same file. Both are open, so that its number is not given to another.
+fn is_same(one: &Fd, other: &Fd) -> Sys<bool> {
+    Ok(sys::file_id(one.0)? == sys::file_id(other.0)?)
+}
+
+/// A thread that was let go on.
+#[derive(Debug)]
+struct Seized {
+    thread: i32,
+    ready: Ready,
+}
+
+/// The threads that are executing.
+#[derive(Debug)]
+pub(super) struct Executing {
+    seized: [Option<Seized>; HELD],
+}
+
+impl Executing {
+    pub(super) const fn new() -> Self {
+        Self {
+            seized: [const { None }; HELD],
+        }
+    }
+
+    /// Lets a thread make its call. It comes back as it was where it has to wait for another one.
+    pub(super) fn start(
+        &mut self,
+        listener: RawFd,
+        call: &Call,
+        ready: Ready,
+        rights: &Rights,
+    ) -> Result<Sys<()>, Ready> {
+        let Ok(thread) = i32::try_from(call.pid) else {
+            return Ok(Err(OUTSIDE));
+        };
+        let of_process = |slot: &Option<Seized>| {
+            let seized = slot.as_ref();
+            seized.is_some_and(|seized| seized.ready.process == ready.process)
+        };
+        let index = match self.seized.iter().position(of_process) {
+            Some(index) => Some(index).filter(|_| self.is_of(index, thread)),
+            None => self.seized.iter().position(Option::is_none),
+        };
+        let Some(slot) = index.and_then(|index| self.seized.get_mut(index)) else {
+            return Err(ready);
+        };
+        // The second one tells whether it is seized already: its former call has failed, and it
+        // has not stopped yet.
+        if rights.as_peer(|| trace::seize(thread)).is_err() && trace::interrupt(thread).is_err() {
+            return Ok(Err(OUTSIDE));
+        }
+        *slot = Some(Seized { thread, ready });
+        let gone_on = listener::go_on(listener, call.id);
+        // Not before, when it would end the call on kernels before Linux 5.19.
+        let _ = trace::interrupt(thread);
+        Ok(gone_on.map_err(|_errno| OUTSIDE))
+    }
+
+    fn is_of(&self, index: usize, thread: i32) -> bool {
+        let seized = self.seized.get(index).and_then(Option::as_ref);
+        seized.is_some_and(|seized| seized.thread == thread)
+    }
+
+    /// Forgets a thread that has stopped or ended. Whoever executes gets the number of its process.
+    fn take(&mut self, number: i32, stop: Option<Stop>) -> Option<Seized> {
+        let is_it = |seized: &Seized| match stop {
+            Some(Stop::Executed) => seized.ready.process == number,
+            Some(_) => seized.thread == number,
+            None => seized.thread == number || seized.ready.process == number,
+        };
+        let mut slots = self.seized.iter_mut();
+        slots.find_map(|slot| slot.take_if(|seized| is_it(seized)))
+    }
+
+    /// Takes note of a stop or an end. What has executed something else than it asked for is kept
+    /// stopped, and the answer is `false`.
+    pub(super) fn changed(
+        &mut self,
+        number: i32,
+        stop: Option<Stop>,
+        look: impl FnOnce(&dyn Fn(&Target) -> Sys<bool>) -> Sys<bool>,
+    ) -> bool {
+        let seized = self.take(number, stop);
+        let Some(stop) = stop else {
+            return true;
+        };
+        if stop == Stop::Executed {
+            let same = seized.map(|seized| look(&|target| seized.ready.is_what_runs(target)));
+            if same != Some(Ok(true)) && trace::is_stopped(number) {
+                return false;
+            }
+        }
+        trace::release(number, stop);
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn interpreters_are_read_as_the_kernel_does() {
+        let of = |text: &[u8]| {
+            let mut head = [0; HEAD];
+            for (slot, byte) in head.iter_mut().zip(text) {
+                *slot = *byte;
+            }
+            interpreter_in(&head).map(|name| name.map(<[u8]>::to_vec))
+        };
+        let named = |name: &str| Ok(Some(name.as_bytes().to_vec()));
+        let not_executable = Err(Errno(libc::ENOEXEC));
+        assert_eq!(of(b"#!/bin/sh\nx"), named("/bin/sh"));
+        assert_eq!(of(b"#! \t/bin/sh -e\n"), named("/bin/sh"));
+        assert_eq!(of(b"#!/bin/sh"), named("/bin/sh"));
+        assert_eq!(of(b"#!/bin/sh\t\n"), named("/bin/sh"));
+        assert_eq!(of(b"#!sh\0x\n"), named("sh"));
+        assert_eq!(of(b"\x7fELF"), Ok(None));
+        assert_eq!(of(b"#"), Ok(None));
+        for odd in [b"#!".as_slice(), b"#!\n", b"#!  \n", b"#!\0/bin/sh\n"] {
+            assert_eq!(of(odd), not_executable, "{odd:?}");
+        }
+        let mut long = [b'a'; 300];
+        long[..2].copy_from_slice(b"#!");
+        assert_eq!(of(&long), not_executable);
+    }
+}

@@ -1,0 +1,153 @@
+//! Stops a thread at the end of its `execve`, before the new program's first instruction.
+//!
+//! A thread is seized, which does not stop it, and then let go on with the call that the kernel
+//! holds. It is asked to stop at once as well: the kernel looks at that only on the way out of a
+//! call. So the first stop, whatever it is, comes when the call is over: `PTRACE_EVENT_EXEC` if
+//! there is a new program, any other one if there is none. At its first stop a thread is released
+//! again, with the signal that it stopped for, if any; a release also takes back a stop that is
+//! still to come, and leaves a process stopped that was to be.
+//!
+//! Whoever is seized dies with the supervisor.
+
+#![expect(unsafe_code, reason = "system calls")]
+
+use crate::sys::{self, Sys, signed};
+
+const DETACH: usize = 17;
+/// `PTRACE_GETEVENTMSG`.
+const MESSAGE: usize = 0x4201;
+const SEIZE: usize = 0x4206;
+const INTERRUPT: usize = 0x4207;
+/// `PTRACE_O_TRACEEXEC` and `PTRACE_O_EXITKILL`.
+const OPTIONS: usize = 1 << 4 | 1 << 20;
+const EVENT_EXEC: i32 = 4;
+
+/// Why a seized thread stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stop {
+    /// It has executed a program, which has not begun.
+    Executed,
+    /// A signal is about to be delivered.
+    Signal(i32),
+    /// It was asked to stop, or its process is being stopped.
+    Asked,
+}
+
+impl Stop {
+    /// What a wait status tells. `None`: of an end.
+    pub(super) const fn from_status(status: i32) -> Option<Self> {
+        match (status & 0xff, status >> 16) {
+            (0x7f, 0) => Some(Self::Signal(status >> 8 & 0xff)),
+            (0x7f, EVENT_EXEC) => Some(Self::Executed),
+            (0x7f, _) => Some(Self::Asked),
+            _ => None,
+        }
+    }
+}
+
+fn request(request: usize, thread: i32, data: usize) -> Sys<()> {
+    let args = [request, signed(thread), 0, data];
+    // SAFETY: none of the requests made with this takes a pointer.
+    unsafe { sys::call(libc::SYS_ptrace, args) }.map(drop)
+}
+
+/// Sees to it that a thread stops when it has executed. Waits for whoever executes in its process;
+/// there must be nobody.
+pub(super) fn seize(thread: i32) -> Sys<()> {
+    request(SEIZE, thread, OPTIONS)
+}
+
+/// Makes a seized thread stop when it leaves the kernel.
+pub(super) fn interrupt(thread: i32) -> Sys<()> {
+    request(INTERRUPT, thread, 0)
+}
+
+/// Whether a seized thread is still stopped, and was not killed meanwhile.
+pub(super) fn is_stopped(thread: i32) -> bool {
+    let mut message: libc::c_ulong = 0;
+    let args = [MESSAGE, signed(thread), 0, &raw mut message as usize];
+    // SAFETY: the kernel writes one `unsigned long`, to `message`, which outlives the call.
+    unsafe { sys::call(libc::SYS_ptrace, args) }.is_ok()
+}
+
+/// Lets a stopped thread go on, unseized. One that was killed meanwhile needs no release.
+pub(super) fn release(thread: i32, stop: Stop) {
+    let signal = match stop {
+        Stop::Signal(signal) => signal,
+        Stop::Executed | Stop::Asked => 0,
+    };
+    let _ = request(DETACH, thread, signed(signal));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stops_are_no_ends() {
+        let of = Stop::from_status;
+        assert_eq!(of(0x0700), None);
+        assert_eq!(of(libc::SIGKILL), None);
+        assert_eq!(of(libc::SIGSEGV | 0x80), None);
+        assert_eq!(of(0x137f), Some(Stop::Signal(libc::SIGSTOP)));
+        assert_eq!(of(0x0004_057f), Some(Stop::Executed));
+        assert_eq!(of(0x0080_057f), Some(Stop::Asked));
+        assert_eq!(of(0x0080_137f), Some(Stop::Asked));
+    }
+
+    /// Waits for a change of a process.
+    fn change(pid: i32) -> i32 {
+        let mut status = 0;
+        // SAFETY: the call writes one int.
+        let changed = unsafe { libc::waitpid(pid, &raw mut status, libc::__WALL) };
+        assert_eq!(changed, pid);
+        status
+    }
+
+    /// A shell that waits for a line.
+    fn shell(then: &str) -> (std::process::Child, i32) {
+        use std::io::Read as _;
+        use std::process::{Command, Stdio};
+        let mut shell = Command::new("sh");
+        let shell = shell.args(["-c", &format!("echo; read line; {then}")]);
+        let shell = shell.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = shell.spawn().unwrap();
+        let mut begun = [0];
+        let stdout = child.stdout.as_mut().unwrap();
+        stdout.read_exact(&mut begun).unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        (child, pid)
+    }
+
+    #[test]
+    fn who_is_released_has_its_signal_and_its_program() {
+        let (_child, pid) = shell("");
+        seize(pid).unwrap();
+        assert!(!is_stopped(pid));
+        sys::kill(pid, libc::SIGTERM).unwrap();
+        let stop = Stop::from_status(change(pid)).unwrap();
+        assert_eq!(stop, Stop::Signal(libc::SIGTERM));
+        assert!(is_stopped(pid));
+        release(pid, stop);
+        assert_eq!(libc::WTERMSIG(change(pid)), libc::SIGTERM);
+
+        let (mut child, pid) = shell("exec true");
+        seize(pid).unwrap();
+        drop(child.stdin.take());
+        let stop = Stop::from_status(change(pid)).unwrap();
+        assert_eq!(stop, Stop::Executed);
+        // A stop that was still to come is taken back.
+        interrupt(pid).unwrap();
+        release(pid, stop);
+        assert_eq!(libc::WEXITSTATUS(change(pid)), 0);
+
+        let (_child, pid) = shell("");
+        seize(pid).unwrap();
+        interrupt(pid).unwrap();
+        let stop = Stop::from_status(change(pid)).unwrap();
+        assert_eq!(stop, Stop::Asked);
+        sys::kill(pid, libc::SIGKILL).unwrap();
+        assert_eq!(libc::WTERMSIG(change(pid)), libc::SIGKILL);
+        assert!(!is_stopped(pid));
+    }
+}

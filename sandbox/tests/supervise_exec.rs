@@ -1,0 +1,436 @@
+//! Supervised execution of programs: what is asked about, and that nothing else is executed.
+#![cfg(target_os = "linux")]
+#![expect(clippy::unwrap_used, reason = "a test stops where it is surprised")]
+
+mod common;
+
+use common::{MINUTE, MODES, Outcome, file, python, shell, supervised};
+use ringfence_sandbox::{Decision, Ended, Operation, Question, Spec};
+use std::time::Duration;
+
+fn asked(
+    spec: Spec,
+    policy: impl FnMut(&Question) -> Option<Decision> + Send + 'static,
+) -> (Outcome, Vec<String>) {
+    let (outcome, questions) = supervised(spec, &[Operation::Exec], MINUTE, policy);
+    let name = |question: Question| {
+        assert_eq!(question.operation, Operation::Exec);
+        let path = String::from_utf8_lossy(&question.path).into_owned();
+        let name = path.rsplit('/').next().unwrap();
+        // Nobody could be asked about it any more.
+        let mark = if question.expired { "!" } else { "" };
+        format!("{name}{mark}")
+    };
+    (outcome, questions.into_iter().map(name).collect())
+}
+
+fn all(_: &Question) -> Option<Decision> {
+    Some(Decision::Allow)
+}
+
+/// Allows all but what has this name.
+fn all_but(
+    name: &'static str,
+    otherwise: Decision,
+) -> impl FnMut(&Question) -> Option<Decision> + Send {
+    move |question| {
+        let is_it = question.path.ends_with(name.as_bytes());
+        Some(if is_it { otherwise } else { Decision::Allow })
+    }
+}
+
+#[test]
+fn what_is_allowed_runs_and_what_is_refused_does_not() {
+    let script = "
+echo begin
+/usr/bin/id -u >/dev/null && echo one
+/usr/bin/stat / >/dev/null 2>error || echo $?
+cat error
+/usr/bin/missing 2>/dev/null || echo $?
+/etc 2>/dev/null || echo $?
+/usr/bin/env id -u >/dev/null && echo two
+kill -TERM $$
+";
+    for mode in MODES {
+        let refuse = Decision::Deny(libc::EACCES);
+        let (outcome, questions) = asked(shell(script, mode), all_but("stat", refuse));
+        let text = outcome.text();
+        let lines: Vec<&str> = text.lines().collect();
+        let [first, one, status, error, rest @ ..] = lines.as_slice() else {
+            unreachable!("{mode:?} {text} {}", outcome.errors());
+        };
+        assert_eq!([*first, *one, *status], ["begin", "one", "126"]);
+        assert!(error.contains("ermission denied"), "{error}");
+        assert_eq!(rest, ["127", "126", "two"], "{mode:?}");
+        assert_eq!(questions, ["id", "stat", "cat", "env", "id"]);
+        assert_eq!(outcome.report.ended, Ended::Signaled { signal: 15 });
+    }
+}
+
+#[test]
+fn a_kill_ends_everything() {
+    let script = "/usr/bin/sleep 1000 & /usr/bin/id; echo never";
+    for mode in MODES {
+        let (outcome, questions) = asked(shell(script, mode), all_but("id", Decision::Kill));
+        assert_eq!(outcome.report.ended, Ended::Killed);
+        assert_eq!(outcome.text(), "");
+        assert!(questions.contains(&"id".to_owned()));
+    }
+}
+
+#[test]
+fn scripts_are_asked_about_by_their_own_name() {
+    let script = "
+./tool one two; ./nested
+cd sub; ./relative
+exec 3<../tool; /dev/fd/3 three
+../loop || echo $?; ../lost || echo $?; ../empty || echo $?
+ln -s ../tool link; ./link four
+";
+    for mode in MODES {
+        let mut spec = shell(script, mode);
+        spec.files = vec![
+            file("tool", 0o755, b"#!/bin/sh\necho $0 $*\n"),
+            file("nested", 0o755, b"#! ./tool -x\n"),
+            file("sub/relative", 0o755, b"#!../tool\n"),
+            file("loop", 0o755, b"#!../loop\n"),
+            file("lost", 0o755, b"#!/missing/program\n"),
+            // No program: what the shell makes of it is its own affair.
+            file("empty", 0o755, b""),
+        ];
+        let (outcome, mut questions) = asked(spec, all);
+        assert_eq!(
+            outcome.text(),
+            "./tool one two\n./tool -x ./nested\n../tool ./relative\n/dev/fd/3 three\n127\n127\n./link four",
+            "{mode:?} {}",
+            outcome.errors()
+        );
+        // What a shell does about what is neither: it runs itself.
+        questions.retain(|name| !name.ends_with("sh"));
+        let expected = ["tool", "nested", "relative", "tool", "empty", "ln", "tool"];
+        assert_eq!(questions, expected, "{mode:?}");
+    }
+}
+
+/// What the Python programs here begin with.
+const PRELUDE: &str = "
+import ctypes, os, signal, subprocess, sys, threading, time
+libc = ctypes.CDLL(None, use_errno=True)
+def run(function):
+    pid = os.fork()
+    if pid == 0:
+        try: function()
+        except OSError as error: print(error.strerror, flush=True)
+        os._exit(9)
+    return os.waitpid(pid, 0)[1]
+";
+
+fn program(code: &str, mode: ringfence_sandbox::Namespaces) -> Spec {
+    python(&format!("{PRELUDE}{code}"), mode)
+}
+
+#[test]
+fn programs_without_a_path_are_asked_about() {
+    let code = "
+memory = os.memfd_create('image')
+with open('/usr/bin/echo', 'rb') as source:
+    os.write(memory, source.read())
+print(run(lambda: os.execve(memory, ['echo', 'memory'], {})), flush=True)
+own = os.open('/usr/bin/echo', os.O_PATH | os.O_CLOEXEC)
+print(run(lambda: os.execve(own, ['echo', 'descriptor'], {})), flush=True)
+print(run(lambda: os.execv(f'/proc/self/fd/{memory}', ['echo', 'proc'])), flush=True)
+print(run(lambda: os.execv('/proc/self/exe', ['python', '-c', 'print(7)'])), flush=True)
+print(run(lambda: os.execv('/proc/1/exe', ['x'])) != 0, flush=True)
+directory = os.open('/usr/bin', os.O_PATH)
+execveat = 281 if os.uname().machine == 'aarch64' else 322
+def at(fd, path, flags):
+    vector = (ctypes.c_char_p * 3)(b'echo', b'at', None)
+    libc.syscall(execveat, fd, path, vector, None, flags)
+    raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+print(run(lambda: at(directory, b'echo', 0)), flush=True)
+os.symlink('/usr/bin/echo', 'link')
+print(run(lambda: at(-100, b'link', 0x100)), flush=True)
+print(run(lambda: at(-100, b'', 0)), flush=True)
+print(run(lambda: at(99, b'', 0x1000)), flush=True)
+print(run(lambda: at(directory, b'echo', 0x10000)), flush=True)
+";
+    for mode in MODES {
+        let (outcome, questions) = asked(program(code, mode), all);
+        let expected = ["memory", "0", "descriptor", "0", "proc", "0", "7", "0"];
+        let text = outcome.text();
+        let lines: Vec<&str> = text.lines().collect();
+        let (first, rest) = lines.split_at_checked(expected.len()).unwrap();
+        assert_eq!(first, expected, "{mode:?} {text} {}", outcome.errors());
+        let [.., a, at, zero, link, b, empty, c, bad, d, check, e] = rest else {
+            unreachable!("{rest:?}");
+        };
+        assert_eq!([*a, *at, *zero], ["True", "at", "0"]);
+        assert!(link.starts_with("Too many"), "{text} {questions:?}");
+        assert!(empty.starts_with("No such"), "{empty}");
+        assert!(bad.starts_with("Bad file"), "{bad}");
+        assert!(check.starts_with("Invalid"), "{check}");
+        assert_eq!([*b, *c, *d, *e], ["2304"; 4]);
+        let (first, last) = (questions.first().unwrap(), questions.last().unwrap());
+        assert!(first.contains("image"), "{questions:?}");
+        assert!(last.contains("echo") || last.contains("coreutils"));
+        assert_eq!(questions.len(), 5, "{questions:?}");
+    }
+}
+
+#[test]
+fn threads_and_their_children_execute() {
+    let code = "
+results = []
+def work():
+    for _ in range(8):
+        results.append(subprocess.run(['/usr/bin/echo', 'x'], capture_output=True).stdout)
+threads = [threading.Thread(target=work) for _ in range(6)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print(len(results), set(results), flush=True)
+def other():
+    thread = threading.Thread(target=lambda: os.execv('/usr/bin/echo', ['echo', 'from a thread']))
+    idle = threading.Thread(target=lambda: time.sleep(1000))
+    idle.start(); thread.start(); thread.join()
+print(run(other), flush=True)
+def several():
+    barrier = threading.Barrier(12)
+    def work():
+        barrier.wait()
+        os.execv('/usr/bin/echo', ['echo', 'from one of them'])
+    threads = [threading.Thread(target=work) for _ in range(12)]
+    for thread in threads: thread.start()
+    for thread in threads: thread.join()
+print({run(several) for _ in range(30)}, flush=True)
+def missing():
+    for _ in range(50):
+        try: os.execv('bad', ['bad'])
+        except OSError as error: errors.append(error.strerror)
+errors = []
+open('bad', 'w').write('neither'); os.chmod('bad', 0o755)
+threads = [threading.Thread(target=missing) for _ in range(4)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print(len(errors), set(errors), flush=True)
+threading.Thread(target=lambda: os.execv('/usr/bin/echo', ['echo', 'instead'])).start()
+time.sleep(1000)
+";
+    for mode in MODES {
+        let (outcome, _) = asked(program(code, mode), all);
+        let several = "from one of them\n".repeat(30);
+        let expected = format!(
+            "48 {{b'x\\n'}}\nfrom a thread\n0\n{several}{{0}}\n200 {{'Exec format error'}}\ninstead"
+        );
+        assert_eq!(outcome.text(), expected, "{mode:?} {}", outcome.errors());
+        assert_eq!(outcome.code(), 0);
+    }
+}
+
+#[test]
+fn who_could_not_execute_lives_on_as_before() {
+    let code = "
+seen = []
+signal.signal(signal.SIGUSR1, lambda *_: seen.append('one'))
+signal.signal(signal.SIGTERM, lambda *_: seen.append('term'))
+open('bad', 'w').write('neither'); os.chmod('bad', 0o755)
+def storm():
+    for _ in range(300):
+        os.kill(os.getpid(), signal.SIGUSR1)
+sender = threading.Thread(target=storm); sender.start()
+for _ in range(200):
+    try: os.execv('bad', ['bad'])
+    except OSError as error: assert error.errno == 8, error
+sender.join()
+print('one' in seen, flush=True)
+ready, done = os.pipe()
+child = os.fork()
+if child == 0:
+    for _ in range(20):
+        try: os.execv('bad', ['bad'])
+        except OSError: pass
+    os.write(1, b'child\\n')
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(5))
+    os.write(done, b'x')
+    while True: signal.pause()
+os.read(ready, 1)
+os.kill(child, signal.SIGSTOP)
+print(os.WIFSTOPPED(os.waitpid(child, os.WUNTRACED)[1]), flush=True)
+os.kill(child, signal.SIGCONT)
+print(os.WIFCONTINUED(os.waitpid(child, os.WCONTINUED)[1]), flush=True)
+os.kill(child, signal.SIGTERM)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+os.kill(os.getpid(), signal.SIGTERM)
+print(seen[-1])
+";
+    for mode in MODES {
+        let (outcome, _) = asked(program(code, mode), all);
+        assert_eq!(
+            outcome.text(),
+            "True\nchild\nTrue\nTrue\n5\nterm",
+            "{mode:?} {}",
+            outcome.errors()
+        );
+        assert_eq!(outcome.code(), 0);
+    }
+}
+
+#[test]
+fn who_is_stopped_or_killed_while_executing_harms_nobody() {
+    let code = "
+import random
+for round in range(150):
+    child = subprocess.Popen(['/usr/bin/sleep', '1000'], stdout=subprocess.DEVNULL) \\
+        if round % 2 else None
+    if child is None:
+        pid = os.fork()
+        if pid == 0: os.execv('/usr/bin/sleep', ['sleep', '1000'])
+    else:
+        pid = child.pid
+    time.sleep(random.random() * 0.003)
+    if round % 3 == 0:
+        os.kill(pid, signal.SIGSTOP)
+        assert os.WIFSTOPPED(os.waitpid(pid, os.WUNTRACED)[1])
+    os.kill(pid, signal.SIGKILL)
+    assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == 9
+    if child: child.returncode = -9
+print('done')
+";
+    for mode in MODES {
+        let (outcome, _) = asked(program(code, mode), all);
+        assert_eq!(outcome.text(), "done", "{mode:?} {}", outcome.errors());
+    }
+}
+
+/// The path in memory is changed all the time: by another thread or by another process.
+#[test]
+fn nothing_but_what_was_allowed_begins() {
+    let code = "
+import mmap
+who = sys.argv[1] if len(sys.argv) > 1 else WHO
+page = mmap.mmap(-1, 4096)
+view = (ctypes.c_char * 64).from_buffer(page)
+address = ctypes.addressof(view)
+GOOD, EVIL = [os.path.abspath(name).encode() + b'\\0' for name in NAMES]
+def flip():
+    while True:
+        ctypes.memmove(address, EVIL, len(EVIL)); ctypes.memmove(address, GOOD, len(GOOD))
+ctypes.memmove(address, GOOD, len(GOOD))
+if who == 'process':
+    if os.fork() == 0: flip()
+else:
+    sys.setswitchinterval(1e-5)
+number = 221 if os.uname().machine == 'aarch64' else 59
+vector = (ctypes.c_char_p * 2)(b'x', None)
+for round in range(400):
+    pid = os.fork()
+    if pid == 0:
+        if who == 'thread': threading.Thread(target=flip, daemon=True).start()
+        while True: libc.syscall(number, ctypes.c_void_p(address), vector, None)
+    os.waitpid(pid, 0)
+    os.write(1, b'.')
+";
+    let cases = [
+        ("thread", ["good", "evil"], false),
+        ("process", ["good", "evil"], false),
+        // Both have the same interpreter.
+        ("process", ["fine", "foul"], true),
+    ];
+    for (mode, (who, names, scripts)) in MODES
+        .into_iter()
+        .flat_map(|mode| cases.map(|case| (mode, case)))
+    {
+        let code = format!("WHO, NAMES = {who:?}, {names:?}\n{code}");
+        let mut spec = program(&code, mode);
+        let image = std::fs::read("/usr/bin/true").unwrap();
+        spec.files = vec![
+            file("good", 0o755, &image),
+            // Would say so on standard output.
+            file("evil", 0o755, &std::fs::read("/usr/bin/pwd").unwrap()),
+            file("fine", 0o755, b"#!/bin/sh\n:\n"),
+            file("foul", 0o755, b"#!/bin/sh\necho foul\n"),
+        ];
+        let (good, evil) = (names[0], names[1]);
+        let refuse = Decision::Deny(libc::EACCES);
+        let (outcome, questions) = asked(spec, all_but(evil, refuse));
+        let text = outcome.text();
+        assert!(
+            text.bytes().all(|byte| byte == b'.'),
+            "{mode:?} {who} {scripts} {text}"
+        );
+        assert!(questions.iter().any(|name| name == good));
+        // Once in four hundred times it was caught, and is named.
+        let named = if scripts { "sh" } else { evil };
+        let last = questions.last().unwrap();
+        assert!(last.ends_with(&format!("{named}!")), "{last}");
+        assert_eq!(
+            outcome.report.ended,
+            Ended::Killed,
+            "{mode:?} {who} {}",
+            outcome.errors()
+        );
+    }
+}
+
+#[test]
+fn what_the_caller_named_is_not_asked_about() {
+    for mode in MODES {
+        let (outcome, questions) = asked(shell("echo plain", mode), |_| None);
+        assert_eq!(outcome.text(), "plain");
+        assert!(questions.is_empty());
+    }
+}
+
+#[test]
+fn all_operations_are_asked_about_together() {
+    for mode in MODES {
+        let script = "/usr/bin/touch a && /usr/bin/mv a b && /usr/bin/rm b && echo done";
+        let (outcome, questions) = supervised(shell(script, mode), &Operation::ALL, MINUTE, all);
+        assert_eq!(outcome.text(), "done", "{}", outcome.errors());
+        let operations: Vec<String> = questions
+            .iter()
+            .map(|question| question.operation.to_string())
+            .collect();
+        assert_eq!(
+            operations,
+            ["exec", "write", "exec", "rename", "exec", "delete"]
+        );
+    }
+}
+
+#[test]
+fn nothing_is_left_of_those_who_were_executing() {
+    for mode in MODES {
+        let seconds = common::unique_seconds();
+        let script = format!(
+            "for i in 1 2 3 4 5 6 7 8; do
+                (while :; do /usr/bin/env /usr/bin/true; done) &
+                /usr/bin/setsid /usr/bin/sleep {seconds} &
+            done
+            wait"
+        );
+        let mut spec = shell(&script, mode);
+        spec.limits.wall = Some(Duration::from_millis(400));
+        let (outcome, _) = asked(spec, all);
+        assert_eq!(outcome.report.ended, Ended::TimedOut);
+        assert!(common::processes_with(&seconds).is_empty());
+    }
+}
+
+/// Many programs begin with this signal ignored, and so may the caller.
+#[test]
+fn a_caller_that_ignores_its_children_is_served() {
+    let own = std::env::current_exe().unwrap();
+    let test = "what_is_allowed_runs_and_what_is_refused_does_not";
+    let again = std::process::Command::new("/bin/sh")
+        .args(["-c", "trap '' CHLD; exec \"$0\" --exact \"$1\""])
+        .args([own.as_os_str(), test.as_ref()])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&again.stdout);
+    assert!(text.contains("1 passed"), "{text}");
+}
+
+#[test]
+fn the_same_holds_for_an_unprivileged_caller() {
+    common::repeat_unprivileged(&["the_same_holds"]);
+}
