@@ -25,6 +25,11 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         BOTH,
         what_is_allowed_is_confined_all_the_same,
     ),
+    Scenario::on(
+        "programs_are_asked_about",
+        BOTH,
+        what_is_executed_is_asked_about_by_its_own_name,
+    ),
 ];
 
 // Linux's numbers, which are the program's in every isolation.
@@ -97,6 +102,33 @@ fn a_kill_and_a_policy_that_thinks_too_long(lab: &Lab) {
     let report = output.unwrap().report;
     assert_ne!(report.ended, Ended::Exited { code: 0 });
     assert_eq!(report.violations.len(), 1);
+}
+
+fn what_is_executed_is_asked_about_by_its_own_name(lab: &Lab) {
+    let allowed_before = Mutex::new(false);
+    let policy = Policy::new([Operation::Exec], move |request| {
+        if !request.path.ends_with("tool") {
+            return Decision::Allow;
+        }
+        let before = std::mem::replace(&mut *allowed_before.lock().unwrap(), true);
+        if before {
+            Decision::Deny(EACCES)
+        } else {
+            Decision::Allow
+        }
+    });
+    let script = "chmod +x tool; ./tool one; ./tool two || echo $?";
+    let output = supervised(lab, policy)
+        .command("sh")
+        .args(["-c", script])
+        .file("tool", "#!/bin/sh\necho $1\n")
+        .output()
+        .unwrap();
+    assert_eq!(output.stdout, b"one\n126\n");
+    let [violation] = output.report.violations.as_slice() else {
+        panic!("{:?}", output.report);
+    };
+    assert_eq!(violation.operation, "exec");
 }
 
 fn what_is_allowed_is_confined_all_the_same(lab: &Lab) {
