@@ -2,7 +2,9 @@
 //!
 //! A policy is a closure that runs in this process, in a thread of its own for each execution. What
 //! it is shown was looked up by the sandbox's supervisor, which holds it open meanwhile and then
-//! does exactly that, so that the program can change nothing between the question and the deed.
+//! does exactly that, so that the program can change nothing between the question and the deed. A
+//! program is executed by whoever asks, and looked at before its first instruction: if it is not the
+//! file that was asked about, everything is killed.
 
 use crate::Sandbox;
 use ringfence_protocol::{Decision, Operation, Supervision};
@@ -20,8 +22,9 @@ const LIMIT: Duration = Duration::from_secs(60);
 pub struct Request {
     /// What.
     pub operation: Operation,
-    /// To what; as the program sees it, without links. An abstract socket begins with `@`. The
-    /// bytes are the program's choice: escape them before they reach a terminal.
+    /// To what; as the program sees it, without links. An abstract socket begins with `@`. Of a
+    /// script that is to be executed, the script. The bytes are the program's choice: escape them
+    /// before they reach a terminal.
     pub path: PathBuf,
     /// The new path of what is renamed.
     pub destination: Option<PathBuf>,
@@ -46,6 +49,9 @@ impl fmt::Debug for Policy {
 
 impl Policy {
     /// A policy for these operations. What it does not answer within a minute is refused.
+    ///
+    /// [`Operation::Exec`] asks about every program but the one that the command names, whatever its
+    /// arguments are, and costs some half of a millisecond each time.
     pub fn new(
         operations: impl IntoIterator<Item = Operation>,
         decide: impl Fn(&Request) -> Decision + Send + Sync + 'static,
