@@ -13,7 +13,8 @@ pub struct Limits {
     pub wall: Option<Duration>,
     /// CPU time of the program and its descendants.
     pub cpu: Option<Duration>,
-    /// Memory of the program and its descendants in bytes.
+    /// Memory of the program and its descendants in bytes. What could not hold any program, less
+    /// than some hundred KiB, is hit at once.
     pub memory: Option<u64>,
     /// Processes and threads at one time.
     pub processes: Option<u64>,

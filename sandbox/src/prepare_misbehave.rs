@@ -429,7 +429,8 @@ fn numbers(limits: &Limits) {
             || limits.cpu == Some(Duration::ZERO)
             || limits.memory == Some(0)
             || limits.processes == Some(0);
-        let little = !bounded.memory && limits.memory.is_some_and(|bytes| bytes < 128 << 10);
+        let least = if bounded.memory { 1 << 20 } else { 128 << 10 };
+        let little = limits.memory.is_some_and(|bytes| bytes < least);
         assert_eq!(
             spent(limits, bounded).is_some(),
             zero || little,

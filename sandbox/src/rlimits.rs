@@ -19,6 +19,11 @@ use std::time::Duration;
 /// fail half-way, with no better sign than a killed process.
 const LEAST_MEMORY: u64 = 128 << 10;
 
+/// In a control group what the kernel itself keeps for a process counts as well. Where a process
+/// that shares its parent's memory until it executes gets no memory for its page tables, the kernel
+/// finds nobody to kill, and the process would try for ever.
+const LEAST_MEMORY_IN_GROUP: u64 = 1 << 20;
+
 /// What a control group bounds already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Bounded {
@@ -28,7 +33,11 @@ pub(crate) struct Bounded {
 
 /// A limit that is hit before the program runs.
 pub(crate) fn spent(limits: &Limits, bounded: Bounded) -> Option<Cause> {
-    let least = if bounded.memory { 1 } else { LEAST_MEMORY };
+    let least = if bounded.memory {
+        LEAST_MEMORY_IN_GROUP
+    } else {
+        LEAST_MEMORY
+    };
     if limits.wall == Some(Duration::ZERO) {
         Some(Cause::TimedOut)
     } else if limits.cpu == Some(Duration::ZERO) {

@@ -289,7 +289,7 @@ fn the_largest_values_are_no_limit() {
 #[test]
 fn tiny_amounts_of_memory_end_with_a_name_or_a_status() {
     for mode in MODES {
-        for bytes in [1, 4096, 200 << 10, 1 << 20] {
+        for bytes in [1, 4096, 200 << 10, 1 << 20, 3 << 19, 2 << 20] {
             let mut spec = shell("true", mode);
             spec.limits.memory = Some(bytes);
             match spawn(spec) {
