@@ -122,7 +122,7 @@ pub(crate) struct Child {
     /// The process's descriptor, until it is reaped.
     process: Option<OwnedFd>,
     /// A descriptor that came with a message.
-    received: Option<OwnedFd>,
+    pub(crate) received: Option<OwnedFd>,
     /// What the supervisor runs on: dropped after the process was reaped.
     pub(crate) plan: Box<Plan>,
 }

@@ -84,7 +84,11 @@ fn start(prepared: Prepared, attempt: &Attempt, caller: Caller) -> Result<Starte
     let mut child = Child::new(ends.control, process, plan);
     match child.event() {
         Some(Event::Started) => {
-            let mut running = Running::new(child, ends.streams, layers);
+            let mut streams = ends.streams;
+            if let (Some(own), Some(terminal)) = (child.received.take(), &mut streams.terminal) {
+                terminal.replace(own);
+            }
+            let mut running = Running::new(child, streams, layers);
             running.questions = ends.questions.map(Questions::new);
             Ok(Started::Running(Box::new(running)))
         }

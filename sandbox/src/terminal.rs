@@ -1,8 +1,9 @@
 //! A terminal of the program's own.
 //!
-//! It is a pair of the host's `devpts`, whose one side the program has as its standard streams and
-//! as its controlling terminal. What the program can do to a terminal ends there: the caller's own
-//! is another one, or none.
+//! It is a pair, whose one side the program has as its standard streams and as its controlling
+//! terminal: of the sandbox's own `devpts` where the program has a private root, and of the host's
+//! elsewhere. What the program can do to a terminal ends there: the caller's own is another one, or
+//! none.
 
 use ringfence_protocol::TerminalSize;
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
@@ -25,6 +26,11 @@ impl Terminal {
         let programs = ioctl_tiocgptpeer(&terminal.0, flags)?;
         terminal.resize(size)?;
         Ok((terminal, programs))
+    }
+
+    /// Takes one of the sandbox's own for the one of the host.
+    pub(crate) fn replace(&mut self, own: OwnedFd) {
+        self.0 = own;
     }
 
     /// Gives it another size, and tells the program (`SIGWINCH`).

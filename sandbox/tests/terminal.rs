@@ -84,6 +84,42 @@ sys.exit(9)
     }
 }
 
+/// With a private root it has a name there, and the host has none for it.
+#[test]
+fn its_modes_are_nobody_elses_concern() {
+    let code = "
+import os, stat
+os.fchmod(0, 0o666)
+print(os.ttyname(0), oct(stat.S_IMODE(os.fstat(0).st_mode)))
+open('/dev/stdout', 'w').write('again\\n')
+";
+    let mut running = spawn(at_terminal(common::python(code, MODES[0]))).unwrap();
+    let terminal = running.terminal.take().unwrap();
+    let shown = until(&terminal, None);
+    let finished = running.wait().unwrap();
+    let layers = finished.report.layers.iter();
+    let private = layers
+        .clone()
+        .any(|state| state.layer == ringfence_sandbox::Layer::MountNs && state.is_active());
+    if private {
+        assert_eq!(shown, "/dev/pts/0 0o666\nagain\n");
+    } else {
+        common::skipped("no private root can be had");
+    }
+}
+
+/// A program that has closed every stream has its terminal all the same.
+#[test]
+fn it_lasts_as_long_as_the_program() {
+    let script = "exec </dev/null >/dev/null 2>&1; sleep 0.2; echo still >/dev/tty";
+    for mode in MODES {
+        let mut running = spawn(at_terminal(shell(script, mode))).unwrap();
+        let terminal = running.terminal.take().unwrap();
+        assert_eq!(until(&terminal, None), "still\n");
+        running.wait().unwrap();
+    }
+}
+
 /// The program's side is held by nobody else, so that the end is seen; and whoever is left at its
 /// end is killed, as ever.
 #[test]

@@ -25,6 +25,7 @@ mod remove;
 mod root;
 mod supervise;
 mod sweep;
+mod terminal;
 mod trace;
 
 use crate::plan::{Cgroup, HostDirectory, Identity, Plan};
@@ -78,6 +79,8 @@ struct Ready {
     user: User,
     /// The workspace, `O_PATH`.
     workspace: RawFd,
+    /// The caller's side of a terminal of the sandbox's own.
+    terminal: Option<RawFd>,
 }
 
 fn set_up(plan: &Plan) -> Done<Ready> {
@@ -95,7 +98,6 @@ fn set_up(plan: &Plan) -> Done<Ready> {
     );
     umask(0);
     let user = identity(plan)?;
-    own_streams(plan, user).map_err(at(Step::Streams))?;
     if !plan.has_namespace(libc::CLONE_NEWPID) {
         let on = [1, 0, 0, 0];
         sys::prctl(libc::PR_SET_CHILD_SUBREAPER, on).map_err(at(Step::Session))?;
@@ -106,13 +108,19 @@ fn set_up(plan: &Plan) -> Done<Ready> {
     if let Some(root) = &plan.root {
         root::build(root, user)?;
     }
+    let terminal = terminal::own(plan).map_err(at(Step::Streams))?;
+    own_streams(plan, user).map_err(at(Step::Streams))?;
     let workspace = files::workspace(plan, user)?;
     for index in 0..plan.files.len() {
         files::write(plan, workspace, index, user).map_err(item(Step::InputFile, index))?;
     }
     landlock_rules(plan)?;
     notify::open_roots(plan)?;
-    Ok(Ready { user, workspace })
+    Ok(Ready {
+        user,
+        workspace,
+        terminal,
+    })
 }
 
 /// Gives the pipes to the program's user, so that it can open them again as `/dev/stdout`.

@@ -44,7 +44,8 @@ pub(super) fn run(plan: &Plan, ready: &Ready) -> ! {
             Ok((leader, signals, mut notifier)) => {
                 state.leader = leader;
                 state.unmediated = notifier.refused();
-                let _ = send(control, &Event::Started.to_record(), None);
+                let _ = send(control, &Event::Started.to_record(), ready.terminal);
+                ready.terminal.into_iter().for_each(sys::close);
                 let cause = watch(plan, &mut state, signals, &mut notifier);
                 notifier.end();
                 cause
@@ -191,10 +192,11 @@ fn start<'p>(plan: &'p Plan, ready: &Ready) -> Result<(i32, RawFd, Notifier<'p>)
         return Err(failure);
     }
     let notifier = Notifier::new(plan, ready.user, channel.as_ref()).map_err(at(Step::Seccomp))?;
-    // The streams end when the program's processes have closed them.
-    for stream in [plan.fds.stdin, plan.fds.stdout, plan.fds.stderr] {
-        sys::close(stream);
-    }
+    // The streams end when the program's processes have closed them; a terminal, which they can
+    // open again, with the last process.
+    let kept = usize::from(plan.terminal);
+    let streams = [plan.fds.stdin, plan.fds.stdout, plan.fds.stderr];
+    streams.into_iter().skip(kept).for_each(sys::close);
     Ok((leader, signals, notifier))
 }
 
@@ -373,6 +375,13 @@ fn receive(control: RawFd) -> Received {
 
 /// Kills and reaps everything that the program left.
 fn end_all(plan: &Plan, state: &mut State) {
+    end_processes(plan, state);
+    if plan.terminal {
+        sys::close(plan.fds.stdin);
+    }
+}
+
+fn end_processes(plan: &Plan, state: &mut State) {
     if let Some(group) = &plan.on_host.cgroup {
         // Since Linux 5.14; what it misses is found below.
         let _ = sys::write_file(group.directory.as_raw_fd(), c"cgroup.kill", b"1");

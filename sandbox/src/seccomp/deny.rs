@@ -125,6 +125,11 @@ pub(crate) const RULES: &[Rule] = &[
         when: &[IsNot(0, AF_UNIX)],
     },
     Rule {
+        reason: "the limits of process 1, which is the supervisor and may be of the same user",
+        call: libc::SYS_prlimit64,
+        when: &[Is(0, 1)],
+    },
+    Rule {
         reason: "a new namespace gives capabilities inside it",
         call: libc::SYS_clone,
         when: &[Has(0, NAMESPACES)],
