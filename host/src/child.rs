@@ -2,15 +2,17 @@
 
 use crate::backend::{Control, Session};
 use crate::collect::Collecting;
-use crate::pump::{self, InputPump};
+use crate::pump::{self, InputPump, ready};
 use crate::stdio::{Kind, Stdio};
 use crate::{
     CollectError, Collected, Engine, Error, Isolation, Output, Report, Sandbox, TerminalSize,
 };
 use ringfence_protocol::Ended;
+use rustix::event::PollFlags;
 use rustix::io::Errno;
 use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
@@ -93,12 +95,16 @@ impl Child {
             _sandbox: sandbox.clone(),
         };
         child.connect_input(session.stdin, input, stdin)?;
+        let failed = || Error::system("cannot copy a descriptor");
+        let over = session.over.as_ref().map(OwnedFd::try_clone);
         let stdout_reader = Metered {
             pipe: session.stdout,
+            over: over.transpose().map_err(failed())?,
             meter: Arc::clone(&meter),
         };
         let stderr_reader = Metered {
             pipe: session.stderr,
+            over: session.over,
             meter,
         };
         let inherited = || rustix::stdio::stdout().try_clone_to_owned();
@@ -144,7 +150,7 @@ impl Child {
         &mut self,
         reader: Metered,
         stdio: Stdio,
-        inherited: impl FnOnce() -> io::Result<std::os::fd::OwnedFd>,
+        inherited: impl FnOnce() -> io::Result<OwnedFd>,
     ) -> Result<Option<Metered>, Error> {
         let target: Box<dyn Write + Send> = match stdio.0 {
             Kind::Piped => return Ok(Some(reader)),
@@ -356,6 +362,8 @@ impl Meter {
 #[derive(Debug)]
 pub(crate) struct Metered {
     pipe: PipeReader,
+    /// What comes after everything is dead is nobody's of the program's.
+    over: Option<OwnedFd>,
     meter: Arc<Meter>,
 }
 
@@ -371,11 +379,20 @@ impl Read for Metered {
         if self.meter.exceeded.load(Ordering::Acquire) {
             return Ok(0);
         }
-        match self.pipe.read(buffer) {
-            Ok(len) => Ok(self.meter.admit(len)),
-            // The end of a terminal.
-            Err(error) if Errno::from_io_error(&error) == Some(Errno::IO) => Ok(0),
-            Err(error) => Err(error),
+        loop {
+            if let Some(over) = &self.over
+                && !ready(self.pipe.as_fd(), PollFlags::IN, over.as_fd())
+            {
+                return Ok(0);
+            }
+            match self.pipe.read(buffer) {
+                Ok(len) => return Ok(self.meter.admit(len)),
+                // The end of a terminal.
+                Err(error) if Errno::from_io_error(&error) == Some(Errno::IO) => return Ok(0),
+                // Another reader of the same terminal was quicker.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
         }
     }
 }

@@ -2,11 +2,12 @@
 
 use crate::child::Metered;
 use ringfence_protocol::Ended;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::fs::File;
 use std::io::{self, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 /// Bytes that a pump moves at a time: what a pipe holds.
 pub(crate) const BUFFER: usize = 64 << 10;
@@ -102,15 +103,40 @@ impl Drop for InputPump {
 
 /// Waits until `from` can be read; false when `cancelled` has been closed first.
 pub(crate) fn readable(from: BorrowedFd<'_>, cancelled: BorrowedFd<'_>) -> bool {
-    let mut fds = [
-        PollFd::new(&from, PollFlags::IN),
-        PollFd::new(&cancelled, PollFlags::IN),
-    ];
+    let [_, cancelled] = wait([(from, PollFlags::IN), (cancelled, PollFlags::IN)], None);
+    !cancelled
+}
+
+/// Waits until the stream is ready for this; false when it is not and `over` can be read.
+pub(crate) fn ready(stream: BorrowedFd<'_>, flags: PollFlags, over: BorrowedFd<'_>) -> bool {
+    let [stream, _] = wait([(stream, flags), (over, PollFlags::IN)], None);
+    stream
+}
+
+/// Waits until the stream takes more; false when it does not and `over` can be read, or the time is
+/// up.
+pub(crate) fn writable(
+    stream: BorrowedFd<'_>,
+    over: BorrowedFd<'_>,
+    time: Option<Duration>,
+) -> bool {
+    let [stream, _] = wait([(stream, PollFlags::OUT), (over, PollFlags::IN)], time);
+    stream
+}
+
+/// Which of two can be used: at least one, unless the time is up or the system refuses to tell.
+fn wait(fds: [(BorrowedFd<'_>, PollFlags); 2], time: Option<Duration>) -> [bool; 2] {
+    // A time that the system cannot express is none.
+    let time = time.and_then(|time| Timespec::try_from(time).ok());
+    let mut fds = fds.each_ref().map(|(fd, flags)| PollFd::new(fd, *flags));
     loop {
-        match poll(&mut fds, None) {
-            Ok(_) => return fds.get(1).is_some_and(|fd| fd.revents().is_empty()),
+        match poll(&mut fds, time.as_ref()) {
+            Ok(_) => return fds.each_ref().map(|fd| !fd.revents().is_empty()),
             Err(rustix::io::Errno::INTR) => {}
-            Err(_) => return false,
+            Err(error) => {
+                tracing::warn!(%error, "cannot wait for a stream");
+                return [false, true];
+            }
         }
     }
 }

@@ -76,6 +76,14 @@ impl Running {
         self.killer().send(Command::Begin(now))
     }
 
+    /// A descriptor that can be read, or is closed at its other end, once everything is dead.
+    ///
+    /// # Errors
+    /// When there is no room for another descriptor.
+    pub fn over(&self) -> io::Result<OwnedFd> {
+        self.child.control.try_clone()
+    }
+
     /// The descriptor that becomes readable when the execution has ended.
     pub(crate) fn lifeline(&self) -> std::os::fd::RawFd {
         self.child.control.as_raw_fd()

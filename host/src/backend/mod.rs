@@ -15,6 +15,7 @@ use crate::{Engine, Error, Isolation};
 use ringfence_protocol::{Ended, Layer, Report, TerminalSize};
 use std::fmt::Debug;
 use std::io::{PipeReader, PipeWriter};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 #[cfg(target_os = "linux")]
@@ -43,6 +44,9 @@ pub(crate) struct Session {
     pub(crate) stdin: Option<PipeWriter>,
     pub(crate) stdout: PipeReader,
     pub(crate) stderr: PipeReader,
+    /// Readable once everything of the program is dead, should its streams not end by themselves:
+    /// somebody outside may hold them open.
+    pub(crate) over: Option<OwnedFd>,
     pub(crate) control: Arc<dyn Control>,
     pub(crate) isolation: Isolation,
     pub(crate) engine: Option<Engine>,

@@ -1,6 +1,7 @@
 //! The Linux sandbox on the host's own kernel.
 
 mod collect;
+mod keys;
 mod prewarmed;
 
 use super::watch::Watch;
@@ -10,6 +11,7 @@ use crate::command::{Request, Source};
 use crate::error::chain;
 use crate::sandbox::Config;
 use crate::{Error, Isolation, Policy, Violation};
+use keys::Keys;
 pub(crate) use prewarmed::Prewarmed;
 use ringfence_protocol::{Ended, Layer, LayerState, Network, Report, TerminalSize};
 use ringfence_sandbox::{
@@ -17,7 +19,7 @@ use ringfence_sandbox::{
     Stdin, Terminal, WorkspacePath,
 };
 use std::io::{self, PipeReader, PipeWriter};
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
@@ -44,14 +46,18 @@ pub(super) fn start(
     let supervised = questions
         .zip(policy)
         .map(|(questions, policy)| Supervised::start(questions, policy));
-    let (stdin, stdout, stderr) = streams(&mut running, has_stdin)?;
+    let over = running.over();
+    let over = over.map_err(Error::system("cannot watch for the program's end"))?;
+    let streams = Streams::take(&mut running, has_stdin, &over)?;
     Ok(Session {
-        stdin,
-        stdout,
-        stderr,
+        stdin: streams.stdin,
+        stdout: streams.stdout,
+        stderr: streams.stderr,
+        over: Some(over),
         control: Arc::new(Process {
             killer: running.killer(),
             terminal: running.terminal.take(),
+            keys: Mutex::new(streams.keys),
             running: Mutex::new(Some(running)),
             collecting,
             limit,
@@ -62,26 +68,44 @@ pub(super) fn start(
     })
 }
 
-/// The caller's ends. A terminal is read and written like a pipe; with it there is nothing on
-/// standard error.
-fn streams(
-    running: &mut Running,
-    has_stdin: bool,
-) -> Result<(Option<PipeWriter>, PipeReader, PipeReader), Error> {
-    let failed = || Error::system("cannot make the program's streams");
-    if let Some(terminal) = &running.terminal {
-        let copy = || terminal.as_fd().try_clone_to_owned();
-        let stdin = has_stdin.then(copy).transpose().map_err(failed())?;
-        let stdout = copy().map_err(failed())?;
-        let (stderr, _closed) = io::pipe().map_err(failed())?;
-        return Ok((stdin.map(PipeWriter::from), stdout.into(), stderr));
+/// The caller's ends.
+struct Streams {
+    stdin: Option<PipeWriter>,
+    stdout: PipeReader,
+    stderr: PipeReader,
+    keys: Option<Keys>,
+}
+
+impl Streams {
+    /// Takes them. A terminal is read like a pipe; with it there is nothing on standard error.
+    fn take(running: &mut Running, has_stdin: bool, over: &OwnedFd) -> Result<Self, Error> {
+        if let Some(terminal) = &running.terminal {
+            let made = Self::of_terminal(terminal, has_stdin, over);
+            return made.map_err(Error::system("cannot make the program's streams"));
+        }
+        let missing = || Error::Sandbox {
+            message: "the sandbox gave no output stream".into(),
+        };
+        Ok(Self {
+            stdin: running.stdin.take(),
+            stdout: running.stdout.take().ok_or_else(missing)?,
+            stderr: running.stderr.take().ok_or_else(missing)?,
+            keys: None,
+        })
     }
-    let missing = || Error::Sandbox {
-        message: "the sandbox gave no output stream".into(),
-    };
-    let stdout = running.stdout.take().ok_or_else(missing)?;
-    let stderr = running.stderr.take().ok_or_else(missing)?;
-    Ok((running.stdin.take(), stdout, stderr))
+
+    fn of_terminal(terminal: &Terminal, has_stdin: bool, over: &OwnedFd) -> io::Result<Self> {
+        let typed = has_stdin.then(io::pipe).transpose()?;
+        let (typed, stdin) = typed.unzip();
+        let keys = typed.map(|typed| Keys::start(typed, terminal, over.try_clone()?));
+        let (stderr, _closed) = io::pipe()?;
+        Ok(Self {
+            stdin,
+            stdout: terminal.as_fd().try_clone_to_owned()?.into(),
+            stderr,
+            keys: keys.transpose()?,
+        })
+    }
 }
 
 fn spec(config: &Config, request: Request) -> Result<Spec, Error> {
@@ -135,6 +159,7 @@ fn spec(config: &Config, request: Request) -> Result<Spec, Error> {
 struct Process {
     killer: Killer,
     terminal: Option<Terminal>,
+    keys: Mutex<Option<Keys>>,
     running: Mutex<Option<Running>>,
     collecting: Option<(Arc<Collecting>, Patterns)>,
     /// Bytes that the workspace may hold.
@@ -212,6 +237,12 @@ impl Control for Process {
         }
         let mut report = finished.report.clone();
         drop(finished);
+        let keys = self
+            .keys
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        keys.into_iter().for_each(Keys::end);
         let supervised = self
             .supervised
             .lock()

@@ -55,7 +55,8 @@ impl Deadline {
         *self.at.lock().unwrap_or_else(PoisonError::into_inner) = new;
     }
 
-    fn remaining(&self) -> Option<Duration> {
+    /// What is left of the time; nothing where there is no deadline.
+    pub(super) fn remaining(&self) -> Option<Duration> {
         let at = *self.at.lock().unwrap_or_else(PoisonError::into_inner);
         at.map(|at| at.saturating_duration_since(Instant::now()))
     }
@@ -73,6 +74,10 @@ impl Read for Timed {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             let remaining = self.deadline.remaining();
+            // Also when there is always something to read.
+            if remaining == Some(Duration::ZERO) {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
             let timeout = remaining.map(Timespec::try_from).transpose();
             // Too far away for the kernel's clock: no deadline.
             let timeout = timeout.unwrap_or(None);

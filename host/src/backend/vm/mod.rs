@@ -6,6 +6,8 @@
 
 mod connection;
 mod engine;
+mod outgoing;
+mod request;
 mod session;
 
 pub(crate) use engine::states as engine_states;
@@ -191,7 +193,7 @@ fn introduce(guest: &Guest, config: &Config) -> Result<(), Error> {
         .unwrap_or_default();
     control.ask(&ControlRequest::SetClock(now))?;
     if let Ok(count @ 1..) = u32::try_from(config.prewarm) {
-        let like = Box::new(session::like(config)?);
+        let like = Box::new(request::like(config)?);
         control.ask(&ControlRequest::Prewarm { like, count })?;
     }
     Ok(())

@@ -5,44 +5,42 @@
 //! connection's own; nothing is buffered beyond a frame.
 
 use super::Guest;
-use super::connection::{self, Deadline, ReceiveError, Receiver, Sender};
+use super::connection::{self, Deadline, ReceiveError, Receiver};
+use super::outgoing::Outgoing;
+use super::request::{exec_message, send_exec};
 use crate::backend::watch::Watch;
 use crate::backend::{Control, Session};
 use crate::collect::{Breach, Collecting};
-use crate::command::{InputFile, MAX_ARGUMENTS, OpenFile, Request, Source};
+use crate::command::{InputFile, Request};
 use crate::error::printable;
 use crate::sandbox::Config;
 use crate::{Error, Isolation, pump};
-use ringfence_protocol::frame::MAX_FRAME;
 use ringfence_protocol::{
-    ByteBuf, CHUNK, Ended, Exec, FileEntry, FromAgent, INLINE_FILES, Layer, LayerState,
-    LayerStatus, Network, Question, Report, STDIN_WINDOW, TerminalSize, ToAgent, Violation, port,
+    CHUNK, Ended, FromAgent, Layer, LayerState, LayerStatus, Question, Report, STDIN_WINDOW,
+    TerminalSize, ToAgent, Violation, port,
 };
-use std::ffi::OsString;
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::AsFd;
-use std::os::unix::ffi::OsStringExt;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 /// How long the agent may take to start a program, and to end it after a kill or a time limit.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 20 });
 
 /// The longest path in a question in bytes: the longest that Linux takes, and a name.
 const LONGEST_PATH: usize = 4096 + 256;
 
-// Arguments and inline files together stay well inside one frame.
-const _: () = assert!(MAX_ARGUMENTS + INLINE_FILES <= MAX_FRAME);
-
 /// An execution under way.
 #[derive(Debug)]
 struct Running {
-    sender: Arc<Mutex<Sender>>,
+    outgoing: Arc<Outgoing>,
     deadline: Arc<Deadline>,
     cause: OnceLock<Ended>,
+    /// Closed by a kill, so that nobody waits for a caller who does not read the output.
+    abandon: Mutex<Option<PipeWriter>>,
     state: Mutex<State>,
     changed: Condvar,
     /// Closed at the end, so that no thread waits for an agent that does not read.
@@ -95,16 +93,18 @@ pub(super) fn start(
     }
     // The agent enforces the limit; the host's own one catches an agent that does not.
     deadline.reset(config.limits.wall.map(|wall| wall.saturating_add(PATIENCE)));
-    let sender = Arc::new(Mutex::new(sender));
-    let own = Arc::clone(&sender);
+    let outgoing = Arc::new(Outgoing::new(sender));
+    let own = Arc::clone(&outgoing);
     let answer = move |token, decision| {
         let answer = ToAgent::Answer { token, decision };
         // If the connection has broken, the execution's end says so.
-        drop(lock(&own).send(&answer));
+        drop(own.send(&answer));
     };
     let watch = policy.map(|policy| Watch::start(policy, answer));
+    let (abandoned, abandon) = io::pipe().map_err(Error::system("cannot make a pipe"))?;
     let running = Arc::new(Running {
-        sender,
+        outgoing,
+        abandon: Mutex::new(Some(abandon)),
         deadline,
         cause: OnceLock::new(),
         state: Mutex::new(State {
@@ -121,116 +121,7 @@ pub(super) fn start(
         terminal: terminal.is_some(),
         collect_begun: OnceLock::new(),
     });
-    running.serve(receiver, has_stdin, guest.engine)
-}
-
-/// What every execution of this sandbox is like, but for program, arguments, files and input.
-pub(super) fn like(config: &Config) -> Result<Exec, Error> {
-    let (program, args, files) = (OsString::new(), Vec::new(), Vec::new());
-    let inputs = exec_message(config, program, args, config.env.clone(), files)?;
-    Ok(inputs.exec)
-}
-
-/// The message, and what of the files does not fit into it.
-struct Inputs {
-    exec: Exec,
-    rest: Vec<(Source, u64)>,
-}
-
-fn exec_message(
-    config: &Config,
-    program: OsString,
-    args: Vec<OsString>,
-    env: Vec<(OsString, OsString)>,
-    files: Vec<OpenFile>,
-) -> Result<Inputs, Error> {
-    let bytes = |text: OsString| ByteBuf::from(text.into_vec());
-    // What is left of the frame after arguments and the files' own names.
-    let names = files
-        .iter()
-        .map(|file| file.path.len().saturating_add(64))
-        .sum::<usize>();
-    let mut space = INLINE_FILES.saturating_sub(names).saturating_sub(CHUNK);
-    let mut entries = Vec::new();
-    let mut rest = Vec::new();
-    for file in files {
-        let (size, content, source) = match file.source {
-            Source::Bytes(mut all) => {
-                let size = u64::try_from(all.len()).unwrap_or(u64::MAX);
-                let inline = if rest.is_empty() {
-                    all.len().min(space)
-                } else {
-                    0
-                };
-                let left = all.split_off(inline);
-                (size, all, Source::Bytes(left))
-            }
-            Source::File(mut file, size) => {
-                let mut inline = Vec::new();
-                if rest.is_empty() {
-                    let most = u64::try_from(space).unwrap_or(u64::MAX).min(size);
-                    let read = Read::by_ref(&mut file).take(most).read_to_end(&mut inline);
-                    read.map_err(Error::system("cannot read a file for the workspace"))?;
-                }
-                (size, inline, Source::File(file, size))
-            }
-        };
-        space = space.saturating_sub(content.len());
-        let left = size.saturating_sub(u64::try_from(content.len()).unwrap_or(u64::MAX));
-        if left > 0 {
-            rest.push((source, left));
-        }
-        entries.push(FileEntry {
-            path: bytes(file.path),
-            mode: file.mode,
-            size,
-            content: content.into(),
-        });
-    }
-    let exec = Exec {
-        program: bytes(program),
-        args: args.into_iter().map(bytes).collect(),
-        // As in process isolation; a later value replaces it.
-        env: std::env::var_os("TERM")
-            .map(|term| ("TERM".into(), term))
-            .into_iter()
-            .chain(env)
-            .map(|(name, value)| (bytes(name), bytes(value)))
-            .collect(),
-        files: entries,
-        collect: Vec::new(),
-        limits: config.limits.clone(),
-        network: Network::None,
-        require: config
-            .require
-            .iter()
-            .copied()
-            .filter(|layer| *layer != Layer::Vm)
-            .collect(),
-        supervision: None,
-        terminal: None,
-    };
-    Ok(Inputs { exec, rest })
-}
-
-fn send_exec(sender: &mut Sender, inputs: Inputs) -> Result<(), Error> {
-    sender.send(&ToAgent::Exec(Box::new(inputs.exec)))?;
-    for (source, left) in inputs.rest {
-        let mut reader: Box<dyn Read> = match source {
-            Source::Bytes(bytes) => Box::new(io::Cursor::new(bytes)),
-            Source::File(file, _) => Box::new(file),
-        };
-        let mut left = usize::try_from(left).unwrap_or(usize::MAX);
-        while left > 0 {
-            let mut chunk = vec![0; left.min(CHUNK)];
-            // A file that shrank while it was read cannot be delivered as announced.
-            let read = reader.read_exact(&mut chunk);
-            read.map_err(Error::system("cannot read a file for the workspace"))?;
-            left = left.saturating_sub(chunk.len());
-            sender.send(&ToAgent::FileData(chunk.into()))?;
-        }
-    }
-    Ok(())
+    running.serve((receiver, abandoned), has_stdin, guest.engine)
 }
 
 fn breach(Breach(what): Breach) -> Error {
@@ -253,7 +144,7 @@ impl Running {
     /// Makes the pipes and starts the threads.
     fn serve(
         self: Arc<Self>,
-        receiver: Receiver,
+        (receiver, abandoned): (Receiver, PipeReader),
         has_stdin: bool,
         engine: crate::Engine,
     ) -> Result<Session, Error> {
@@ -261,6 +152,9 @@ impl Running {
         let (stdout, stdout_writer) = io::pipe().map_err(failed())?;
         let (stderr, stderr_writer) = io::pipe().map_err(failed())?;
         let (over, over_writer) = io::pipe().map_err(failed())?;
+        for pipe in [&stdout_writer, &stderr_writer] {
+            rustix::io::ioctl_fionbio(pipe, true).map_err(|error| failed()(error.into()))?;
+        }
         let (stdin_reader, stdin) = match has_stdin {
             true => io::pipe().map(|(reader, writer)| (Some(reader), Some(writer))),
             false => Ok((None, None)),
@@ -271,7 +165,7 @@ impl Running {
         let thread = thread::Builder::new().name("ringfence-vm-output".into());
         let spawned = thread.spawn(move || {
             let streams = [Some(stdout_writer), Some(stderr_writer)];
-            let outcome = running.read_messages(receiver, streams, started);
+            let outcome = running.read_messages((receiver, abandoned), streams, started);
             running.finish(outcome);
             drop(over_writer);
         });
@@ -291,6 +185,7 @@ impl Running {
             stdin,
             stdout,
             stderr,
+            over: None,
             control: self,
             isolation,
             engine: Some(engine),
@@ -306,7 +201,7 @@ impl Running {
 
     fn read_messages(
         &self,
-        mut receiver: Receiver,
+        (mut receiver, abandoned): (Receiver, PipeReader),
         mut streams: [Option<PipeWriter>; 2],
         started: Instant,
     ) -> Result<Report, Error> {
@@ -323,8 +218,8 @@ impl Running {
                 Err(error) => return Err(error.into()),
             };
             match message {
-                FromAgent::Stdout(bytes) => deliver(&mut streams[0], &bytes),
-                FromAgent::Stderr(bytes) => deliver(&mut streams[1], &bytes),
+                FromAgent::Stdout(bytes) => self.deliver(&mut streams[0], &bytes, &abandoned),
+                FromAgent::Stderr(bytes) => self.deliver(&mut streams[1], &bytes, &abandoned),
                 FromAgent::StdinTaken(count) => self.widen(count)?,
                 message @ (FromAgent::File { .. }
                 | FromAgent::FileData(_)
@@ -501,36 +396,41 @@ impl Running {
     }
 
     fn send(&self, message: &ToAgent) -> Result<(), ReceiveError> {
-        lock(&self.sender).send(message)
+        self.outgoing.send(message)
     }
-}
 
-fn lock(sender: &Mutex<Sender>) -> MutexGuard<'_, Sender> {
-    sender.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Writes to a pipe of the caller's. When the caller has closed it, the program is not disturbed:
-/// what it still writes is dropped and counts as read.
-fn deliver(stream: &mut Option<PipeWriter>, bytes: &[u8]) {
-    if stream
-        .as_mut()
-        .is_some_and(|stream| stream.write_all(bytes).is_err())
-    {
-        *stream = None;
+    /// Writes to a pipe of the caller's, whose writer does not wait by itself. When the caller has
+    /// closed it, the program is not disturbed: what it still writes is dropped and counts as read.
+    /// So it is when the program is to be dead and the caller does not read.
+    fn deliver(&self, stream: &mut Option<PipeWriter>, bytes: &[u8], abandoned: &PipeReader) {
+        let mut left = bytes;
+        while let Some(pipe) = stream.as_mut().filter(|_| !left.is_empty()) {
+            match pipe.write(left) {
+                Ok(count) => left = left.get(count..).unwrap_or_default(),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let time = self.deadline.remaining();
+                    if !pump::writable(pipe.as_fd(), abandoned.as_fd(), time) {
+                        *stream = None;
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => *stream = None,
+            }
+        }
     }
 }
 
 impl Control for Running {
     fn kill(&self, cause: Ended) {
-        const SIGKILL: u8 = 9;
         if self.cause.set(cause).is_ok() && !self.state().ended {
+            // Before anything that could wait.
+            self.deadline.bring_forward(PATIENCE);
+            let abandon = self.abandon.lock();
+            drop(abandon.unwrap_or_else(PoisonError::into_inner).take());
             // If the agent cannot be told, its time is up all the sooner.
-            let sent = self.send(&ToAgent::Signal(SIGKILL));
-            self.deadline.bring_forward(if sent.is_ok() {
-                PATIENCE
-            } else {
-                Duration::ZERO
-            });
+            if self.outgoing.kill().is_err() {
+                self.deadline.bring_forward(Duration::ZERO);
+            }
         }
     }
 

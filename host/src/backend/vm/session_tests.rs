@@ -5,7 +5,7 @@ use super::*;
 use crate::collect::Collecting;
 use crate::vmm::{Exit, Machine, MachineError};
 use crate::{CollectError, Collected, Engine, Policy};
-use ringfence_protocol::{Decision, Hello, Limits, Operation, Uncollected, frame};
+use ringfence_protocol::{ByteBuf, Decision, Hello, Limits, Operation, Uncollected, frame};
 use std::path::Path;
 
 /// A machine whose agent has one connection.
@@ -32,6 +32,28 @@ impl Machine for Scripted {
     }
 }
 
+fn guest(agent: UnixStream) -> Arc<Guest> {
+    let (ready, _other) = UnixStream::pair().unwrap();
+    Arc::new(Guest {
+        machine: Arc::new(Scripted(Mutex::new(Some(agent)))),
+        engine: Engine::Qemu,
+        _ready: ready,
+    })
+}
+
+fn request(policy: Option<Policy>) -> Request {
+    Request {
+        program: "true".into(),
+        args: Vec::new(),
+        env: Vec::new(),
+        files: Vec::new(),
+        stdin: false,
+        terminal: None,
+        policy: policy.map(Arc::new),
+        collecting: None,
+    }
+}
+
 /// An execution that collects `out/**` of at most 1000 bytes, and an agent that says this.
 fn run(
     directory: &Path,
@@ -47,7 +69,6 @@ fn run_with(
     policy: Option<Policy>,
 ) -> (Result<Report, Error>, Result<Collected, CollectError>) {
     let (ours, mut theirs) = UnixStream::pair().unwrap();
-    let (ready, _other) = UnixStream::pair().unwrap();
     let agent = thread::spawn(move || {
         let mut said = frame::encode(&Hello::ours()).unwrap();
         for message in [FromAgent::Started].into_iter().chain(messages) {
@@ -58,11 +79,7 @@ fn run_with(
         drop(theirs.shutdown(Shutdown::Write));
         drop(io::copy(&mut theirs, &mut io::sink()));
     });
-    let guest = Arc::new(Guest {
-        machine: Arc::new(Scripted(Mutex::new(Some(ours)))),
-        engine: Engine::Qemu,
-        _ready: ready,
-    });
+    let guest = guest(ours);
     let limits = Limits {
         workspace: Some(1000),
         ..Limits::default()
@@ -70,14 +87,8 @@ fn run_with(
     let collecting = Collecting::open(vec!["out/**".into()], directory, &limits).unwrap();
     let collecting = Arc::new(collecting);
     let request = Request {
-        program: "true".into(),
-        args: Vec::new(),
-        env: Vec::new(),
-        files: Vec::new(),
-        stdin: false,
-        terminal: None,
-        policy: policy.map(Arc::new),
         collecting: Some(Arc::clone(&collecting)),
+        ..request(policy)
     };
     let config = Config {
         limits,
@@ -219,4 +230,43 @@ fn a_flood_of_questions_waits_for_nobody() {
     assert_eq!(violations.len(), 64);
     assert_eq!(violations[0].target.as_deref(), Some("/a[2J"));
     drop(never);
+}
+
+/// A guest that asks without reading the answers, and then shows more than anybody reads: neither a
+/// kill nor the end waits for it.
+#[test]
+fn a_guest_that_reads_nothing_ends_all_the_same() {
+    for reads in [false, true] {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let agent = thread::spawn(move || {
+            let mut said = frame::encode(&Hello::ours()).unwrap();
+            said.extend(frame::encode(&FromAgent::Started).unwrap());
+            for token in 0..100_000 {
+                let asked = question(token, Operation::Write, "/a", false);
+                said.extend(frame::encode(&asked).unwrap());
+            }
+            let shown = FromAgent::Stdout(ByteBuf::from(vec![b'x'; 60_000]));
+            let shown = frame::encode(&shown).unwrap();
+            if theirs.write_all(&said).is_ok() {
+                while theirs.write_all(&shown).is_ok() {}
+            }
+        });
+        let policy = Policy::new([Operation::Write], |_| Decision::Allow);
+        let session = start(guest(ours), &Config::default(), request(Some(policy))).unwrap();
+        let (control, mut stdout) = (Arc::clone(&session.control), session.stdout);
+        let killer = thread::spawn(move || {
+            // As at the output limit, by the thread that reads; or by another one.
+            let mut byte = [0];
+            stdout.read_exact(&mut byte).unwrap();
+            control.kill(Ended::OutputExceeded);
+            if reads {
+                drop(stdout.read_to_end(&mut Vec::new()));
+            }
+            stdout
+        });
+        let report = session.control.wait().unwrap();
+        assert_eq!(report.ended, Ended::OutputExceeded);
+        drop(killer.join().unwrap());
+        agent.join().unwrap();
+    }
 }
