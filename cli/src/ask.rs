@@ -2,6 +2,7 @@
 
 use anyhow::Context as _;
 use ringfence::{Decision, Operation, Policy, Request};
+use rustix::termios::QueueSelector;
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
@@ -29,18 +30,34 @@ pub(crate) fn policy(operations: impl IntoIterator<Item = Operation>) -> anyhow:
     }))
 }
 
+/// Where answers come from.
+trait Typed: BufRead {
+    /// Forgets what was typed so far: it answers something else.
+    fn forget(&mut self);
+}
+
+impl Typed for BufReader<File> {
+    fn forget(&mut self) {
+        let waiting = self.buffer().len();
+        self.consume(waiting);
+        // A terminal that cannot do that answers no question either.
+        let _ = rustix::termios::tcflush(self.get_ref(), QueueSelector::IFlush);
+    }
+}
+
 struct Person<I, O> {
     input: I,
     output: O,
     always: BTreeSet<Operation>,
 }
 
-impl<I: BufRead, O: Write> Person<I, O> {
+impl<I: Typed, O: Write> Person<I, O> {
     fn decide(&mut self, request: &Request) -> io::Result<Decision> {
         if self.always.contains(&request.operation) {
             return Ok(Decision::Allow);
         }
         let question = question(request);
+        self.input.forget();
         for _ in 0..TRIES {
             write!(
                 self.output,
@@ -92,6 +109,10 @@ mod tests {
     use super::*;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
+
+    impl Typed for &[u8] {
+        fn forget(&mut self) {}
+    }
 
     /// A request can only come from a program, so one is run.
     #[test]

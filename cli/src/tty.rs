@@ -3,12 +3,15 @@
 use anyhow::Context as _;
 use ringfence::{Killer, TerminalSize};
 use rustix::stdio::{stdin, stdout};
-use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcgetwinsize, tcsetattr};
+use rustix::termios::{
+    OptionalActions, QueueSelector, Termios, isatty, tcflush, tcgetattr, tcgetwinsize, tcsetattr,
+};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGWINCH};
 use signal_hook::iterator::{Handle, Signals};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 /// The size of the caller's terminal.
 pub(crate) fn size() -> anyhow::Result<TerminalSize> {
@@ -28,14 +31,40 @@ fn current() -> anyhow::Result<TerminalSize> {
     })
 }
 
+/// How long everything may take to end after a signal that is to end this command. What is shown
+/// may wait for a terminal that nobody reads.
+const GRACE: Duration = Duration::from_secs(2);
+
 /// The caller's terminal while it passes everything on. Dropping it puts things back as they were.
 #[derive(Debug)]
 pub(crate) struct Connected {
-    saved: Termios,
+    shared: Arc<Shared>,
     signals: Handle,
     thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    saved: Termios,
     /// The signal that is to end this command, once the terminal is as it was.
-    fatal: Arc<AtomicI32>,
+    fatal: AtomicI32,
+}
+
+impl Shared {
+    /// Puts the terminal back as it was.
+    fn restore(&self) {
+        // At once: a terminal that nobody reads never gets through with what it is to show.
+        let _ = tcsetattr(stdin(), OptionalActions::Now, &self.saved);
+        // What the program made the terminal itself say, and did not read, is nobody else's input.
+        let _ = tcflush(stdin(), QueueSelector::IFlush);
+    }
+
+    /// Ends this command by the signal that was to end it. Everything of the program dies with it.
+    fn leave(&self) {
+        self.restore();
+        let fatal = self.fatal.load(Ordering::Acquire);
+        let _ = signal_hook::low_level::emulate_default_handler(fatal);
+    }
 }
 
 impl Connected {
@@ -44,46 +73,57 @@ impl Connected {
         let mut signals = Signals::new([SIGWINCH, SIGTERM, SIGHUP, SIGINT, SIGQUIT])
             .context("cannot watch for signals")?;
         let handle = signals.handle();
-        let fatal = Arc::new(AtomicI32::new(0));
-        let noted = Arc::clone(&fatal);
+        let shared = Arc::new(Shared {
+            saved: tcgetattr(stdin()).context("cannot read the terminal's settings")?,
+            fatal: AtomicI32::new(0),
+        });
+        let own = Arc::clone(&shared);
         let thread = thread::Builder::new().name("ringfence-terminal".into());
         let spawned = thread.spawn(move || {
             for signal in signals.forever() {
                 if signal == SIGWINCH {
                     // The program may have ended meanwhile.
                     let _ = current().map(|size| program.resize(size));
-                } else {
-                    noted.store(signal, Ordering::Release);
+                } else if own.fatal.swap(signal, Ordering::AcqRel) == 0 {
                     program.kill();
+                    leave_soon(Arc::clone(&own));
+                } else {
+                    own.leave();
                 }
             }
         });
         let thread = spawned.context("cannot start a thread for the terminal")?;
-        let saved = tcgetattr(stdin()).context("cannot read the terminal's settings")?;
         let connected = Self {
-            saved,
+            shared,
             signals: handle,
             thread: Some(thread),
-            fatal,
         };
-        let mut raw = connected.saved.clone();
+        let mut raw = connected.shared.saved.clone();
         raw.make_raw();
-        tcsetattr(stdin(), OptionalActions::Drain, &raw)
+        tcsetattr(stdin(), OptionalActions::Now, &raw)
             .context("cannot change the terminal's settings")?;
         Ok(connected)
     }
 }
 
+/// Leaves after a while, if this command has not ended by then.
+fn leave_soon(shared: Arc<Shared>) {
+    let thread = thread::Builder::new().name("ringfence-grace".into());
+    // Without the thread a second signal does the same.
+    let _ = thread.spawn(move || {
+        thread::sleep(GRACE);
+        shared.leave();
+    });
+}
+
 impl Drop for Connected {
     fn drop(&mut self) {
-        // What the program made the terminal itself say, and did not read, is nobody else's input.
-        let _ = tcsetattr(stdin(), OptionalActions::Flush, &self.saved);
+        self.shared.restore();
         self.signals.close();
         // It does not panic.
         let _ = self.thread.take().map(JoinHandle::join);
-        let fatal = self.fatal.load(Ordering::Acquire);
-        if fatal != 0 {
-            let _ = signal_hook::low_level::emulate_default_handler(fatal);
+        if self.shared.fatal.load(Ordering::Acquire) != 0 {
+            self.shared.leave();
         }
     }
 }

@@ -104,13 +104,13 @@ impl Drop for InputPump {
 /// Waits until `from` can be read; false when `cancelled` has been closed first.
 pub(crate) fn readable(from: BorrowedFd<'_>, cancelled: BorrowedFd<'_>) -> bool {
     let [_, cancelled] = wait([(from, PollFlags::IN), (cancelled, PollFlags::IN)], None);
-    !cancelled
+    cancelled.is_empty()
 }
 
 /// Waits until the stream is ready for this; false when it is not and `over` can be read.
 pub(crate) fn ready(stream: BorrowedFd<'_>, flags: PollFlags, over: BorrowedFd<'_>) -> bool {
     let [stream, _] = wait([(stream, flags), (over, PollFlags::IN)], None);
-    stream
+    !stream.is_empty()
 }
 
 /// Waits until the stream takes more; false when it does not and `over` can be read, or the time is
@@ -121,21 +121,24 @@ pub(crate) fn writable(
     time: Option<Duration>,
 ) -> bool {
     let [stream, _] = wait([(stream, PollFlags::OUT), (over, PollFlags::IN)], time);
-    stream
+    !stream.is_empty()
 }
 
-/// Which of two can be used: at least one, unless the time is up or the system refuses to tell.
-fn wait(fds: [(BorrowedFd<'_>, PollFlags); 2], time: Option<Duration>) -> [bool; 2] {
+/// What can be done with two: something, unless the time is up or the system refuses to tell.
+pub(crate) fn wait(
+    fds: [(BorrowedFd<'_>, PollFlags); 2],
+    time: Option<Duration>,
+) -> [PollFlags; 2] {
     // A time that the system cannot express is none.
     let time = time.and_then(|time| Timespec::try_from(time).ok());
     let mut fds = fds.each_ref().map(|(fd, flags)| PollFd::new(fd, *flags));
     loop {
         match poll(&mut fds, time.as_ref()) {
-            Ok(_) => return fds.each_ref().map(|fd| !fd.revents().is_empty()),
+            Ok(_) => return fds.each_ref().map(PollFd::revents),
             Err(rustix::io::Errno::INTR) => {}
             Err(error) => {
                 tracing::warn!(%error, "cannot wait for a stream");
-                return [false, true];
+                return [PollFlags::empty(), PollFlags::ERR];
             }
         }
     }

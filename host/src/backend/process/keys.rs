@@ -4,7 +4,7 @@
 //! him when that is closed. So what the caller types goes through a pipe, and a thread that also
 //! watches for the program's end passes it on.
 
-use crate::pump::{BUFFER, ready};
+use crate::pump::{BUFFER, ready, wait};
 use ringfence_sandbox::Terminal;
 use rustix::event::PollFlags;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
@@ -47,7 +47,13 @@ fn pass_on(mut typed: PipeReader, mut terminal: &File, over: &OwnedFd) {
             match terminal.write(left) {
                 Ok(count) => left = left.get(count..).unwrap_or_default(),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if !ready(terminal.as_fd(), PollFlags::OUT, over.as_fd()) {
+                    let fds = [
+                        (terminal.as_fd(), PollFlags::OUT),
+                        (over.as_fd(), PollFlags::IN),
+                    ];
+                    let [terminal, over] = wait(fds, None);
+                    // A terminal whose other end is closed may still be full.
+                    if terminal.contains(PollFlags::HUP) || !over.is_empty() {
                         return;
                     }
                 }
