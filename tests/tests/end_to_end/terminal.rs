@@ -5,6 +5,7 @@ use ringfence::{Ended, Stdio, TerminalSize};
 use ringfence_tests::{Isolation, Lab, Scenario, Terminal};
 use rustix::process::Signal;
 use std::io::{Read as _, Write as _};
+use std::time::Duration;
 
 const EVERYWHERE: &[Isolation] = &[
     Isolation::Process,
@@ -21,6 +22,11 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         "the_library_has_it_too",
         &[Isolation::Process, Isolation::Vm],
         the_library_has_it_too,
+    ),
+    Scenario::on(
+        "keys_that_nobody_reads",
+        &[Isolation::Process, Isolation::Vm],
+        keys_that_nobody_reads,
     ),
 ];
 
@@ -110,4 +116,18 @@ fn the_library_has_it_too(lab: &Lab) {
     let mut child = sandbox.command("true").spawn().unwrap();
     child.resize(TerminalSize::default()).unwrap_err();
     assert!(child.wait().unwrap().ended == Ended::Exited { code: 0 });
+}
+
+/// More is typed than a terminal holds: whoever types does not delay the end.
+fn keys_that_nobody_reads(lab: &Lab) {
+    let sandbox = builder(lab)
+        .timeout(Duration::from_secs(2))
+        .build()
+        .unwrap();
+    for script in ["sleep 1000", "stty raw; sleep 1000"] {
+        let command = sandbox.command("sh").args(["-c", script]);
+        let command = command.terminal(TerminalSize::default());
+        let output = command.input(vec![b'x'; 128 << 10]).output().unwrap();
+        assert_eq!(output.report.ended, Ended::TimedOut);
+    }
 }
