@@ -3,6 +3,7 @@
 use super::failure::End;
 use super::output::Outbox;
 use ringfence_protocol::{FromAgent, STDIN_WINDOW};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::VecDeque;
 use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -120,7 +121,15 @@ pub(super) async fn pump<W: AsyncWrite + Unpin>(
             None => Ok(bytes.len()),
         });
         match taken {
-            Taken::Some(0) | Taken::Full => {}
+            Taken::Some(0) => {}
+            Taken::Full => {
+                // A terminal that is closed may still be full, and counts as ready for ever.
+                if pipe.as_ref().is_some_and(is_closed) {
+                    pipe = None;
+                }
+                // Whatever the kernel says of readiness, others have their turn.
+                tokio::task::yield_now().await;
+            }
             Taken::Some(count) => {
                 let count = u32::try_from(count).unwrap_or(u32::MAX);
                 outbox.send(&FromAgent::StdinTaken(count)).await?;
@@ -130,4 +139,17 @@ pub(super) async fn pump<W: AsyncWrite + Unpin>(
             Taken::Closed => pipe = None,
         }
     }
+}
+
+/// Whether nobody can read any more.
+fn is_closed(pipe: &pipe::Sender) -> bool {
+    let mut fds = [PollFd::new(pipe, PollFlags::OUT)];
+    let now = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    poll(&mut fds, Some(&now)).is_ok_and(|_| {
+        let [fd] = &fds;
+        fd.revents().intersects(PollFlags::HUP | PollFlags::ERR)
+    })
 }

@@ -1,7 +1,10 @@
 //! Programs with a terminal, through a session.
 
 use crate::host::{Agent, Client, request};
-use ringfence_protocol::{ByteBuf, Ended, FailureKind, FromAgent, TerminalSize, ToAgent};
+use ringfence_protocol::{
+    ByteBuf, Ended, FailureKind, FromAgent, STDIN_WINDOW, TerminalSize, ToAgent,
+};
+use std::time::{Duration, Instant};
 
 /// Reads what is shown until this is.
 fn until(client: &mut Client, mark: &str) {
@@ -77,4 +80,23 @@ fn a_size_for_no_terminal_is_refused() {
     client.send(&ToAgent::Resize(TerminalSize::default()));
     client.refused(FailureKind::InvalidInput, "no terminal");
     agent.idle();
+}
+
+/// Keys that nobody reads fill the terminal, and delay no end.
+#[test]
+fn keys_that_nobody_reads_are_forgotten() {
+    let agent = Agent::new();
+    for script in ["sleep 1000", "stty raw; echo ready; sleep 1000"] {
+        let mut client = agent.greeted();
+        let mut request = request("sh", &["-c", script]);
+        request.terminal = Some(TerminalSize::default());
+        request.limits.wall = Some(Duration::from_secs(1));
+        client.exec(request);
+        client.until(&FromAgent::Started);
+        client.send(&ToAgent::Stdin(ByteBuf::from(vec![b'x'; STDIN_WINDOW])));
+        let begun = Instant::now();
+        assert_eq!(client.outcome().ended(), Ended::TimedOut);
+        assert!(begun.elapsed() < Duration::from_secs(15), "{script}");
+        agent.idle();
+    }
 }
