@@ -416,6 +416,79 @@ fn nothing_is_left_of_those_who_were_executing() {
     }
 }
 
+/// Has a child with this process number, which must be free, until its input ends.
+const NUMBERED: &str = "
+import ctypes, os, select, sys
+number = ctypes.c_int(int(sys.argv[1]))
+arguments = (ctypes.c_uint64 * 11)()
+arguments[4] = 17
+arguments[8], arguments[9] = ctypes.addressof(number), 1
+libc = ctypes.CDLL(None, use_errno=True)
+pid = libc.syscall(435, arguments, ctypes.sizeof(arguments))
+if pid == 0:
+    waiter = select.epoll()
+    waiter.register(0, select.EPOLLIN)
+    print(os.getpid(), flush=True)
+    # Fails when the process is stopped meanwhile.
+    told = libc.epoll_wait(waiter.fileno(), (ctypes.c_char * 64)(), 1, -1)
+    os._exit(7 if told == 1 else 8)
+if pid < 0: sys.exit(os.strerror(ctypes.get_errno()))
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+";
+
+/// Who asked is killed, and its number is a stranger's before the answer comes.
+#[test]
+fn a_stranger_with_the_number_of_one_who_asked_is_left_alone() {
+    use std::io::{BufRead as _, BufReader, Write as _};
+    use std::process::{Command, Stdio};
+    if !common::is_root() {
+        return common::skipped("only root chooses the number of a process");
+    }
+    let code = "
+pid = os.fork()
+if pid == 0: os.execv('/usr/bin/id', ['id'])
+sys.stdin.readline()
+os.kill(pid, signal.SIGKILL); os.waitpid(pid, 0)
+print('gone', flush=True)
+sys.stdin.readline()
+print('end')
+";
+    let mut spec = program(code, ringfence_sandbox::Namespaces::Off);
+    spec.stdin = ringfence_sandbox::Stdin::Piped;
+    spec.limits.wall = Some(Duration::from_secs(20));
+    spec.supervision = Some(ringfence_sandbox::Supervision {
+        operations: [Operation::Exec].into(),
+        limit: MINUTE,
+        default: Decision::REFUSE,
+    });
+    let mut running = ringfence_sandbox::spawn(spec).unwrap();
+    let mut stdin = running.stdin.take().unwrap();
+    let mut stdout = BufReader::new(running.stdout.take().unwrap()).lines();
+    let mut questions = running.questions.take().unwrap();
+    let question = questions.next_question().unwrap();
+    stdin.write_all(b"\n").unwrap();
+    assert_eq!(stdout.next().unwrap().unwrap(), "gone");
+    let number = question.process.to_string();
+    let mut stranger = Command::new("/usr/bin/python3");
+    let stranger = stranger.args(["-c", NUMBERED, &number]);
+    let stranger = stranger.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut stranger = stranger.spawn().unwrap();
+    let mut told = BufReader::new(stranger.stdout.take().unwrap()).lines();
+    assert_eq!(told.next().unwrap().unwrap(), number);
+    let status = || std::fs::read_to_string(format!("/proc/{number}/status")).unwrap();
+    while !status().contains("State:\tS") {
+        std::thread::yield_now();
+    }
+    questions.answer(question.token, Decision::Allow);
+    stdin.write_all(b"\n").unwrap();
+    assert_eq!(stdout.next().unwrap().unwrap(), "end");
+    assert!(status().contains("TracerPid:\t0\n"), "{}", status());
+    let ended = running.wait().unwrap().report.ended;
+    assert_eq!(ended, Ended::Exited { code: 0 });
+    drop(stranger.stdin.take());
+    assert_eq!(stranger.wait().unwrap().code(), Some(7));
+}
+
 /// Many programs begin with this signal ignored, and so may the caller.
 #[test]
 fn a_caller_that_ignores_its_children_is_served() {

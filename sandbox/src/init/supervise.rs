@@ -38,6 +38,7 @@ pub(super) fn run(plan: &Plan, ready: &Ready) -> ! {
     };
     let cause = if let Some(cause) = plan.spent {
         let _ = send(control, &Event::Started.to_record(), None);
+        end_all(plan, &mut state, None);
         Some(cause)
     } else {
         match start(plan, ready) {
@@ -48,17 +49,17 @@ pub(super) fn run(plan: &Plan, ready: &Ready) -> ! {
                 ready.terminal.into_iter().for_each(sys::close);
                 let cause = watch(plan, &mut state, signals, &mut notifier);
                 notifier.end();
+                end_all(plan, &mut state, Some(&mut notifier));
                 cause
             }
             Err(failure) => {
-                end_all(plan, &mut state);
+                end_all(plan, &mut state, None);
                 plan.on_host.remove();
                 let _ = send(control, &Event::Failed(failure).to_record(), None);
                 sys::exit(1)
             }
         }
     };
-    end_all(plan, &mut state);
     let Some(cause) = cause else {
         // The caller is gone: nobody to report to.
         plan.on_host.remove();
@@ -373,23 +374,43 @@ fn receive(control: RawFd) -> Received {
     }
 }
 
+/// Who learns what ended while everything is killed.
+struct Ending<'s, 'p> {
+    state: &'s mut State,
+    notifier: Option<&'s mut Notifier<'p>>,
+}
+
+impl sweep::Witness for Ending<'_, '_> {
+    fn reaped(&mut self, pid: i32, status: i32) {
+        self.state.reaped(pid, status);
+        if let Some(notifier) = &mut self.notifier {
+            notifier.finish(pid, Stop::from_status(status));
+        }
+    }
+
+    fn has_strangers(&self) -> bool {
+        let notifier = self.notifier.as_deref();
+        notifier.is_some_and(Notifier::has_strangers)
+    }
+}
+
 /// Kills and reaps everything that the program left.
-fn end_all(plan: &Plan, state: &mut State) {
-    end_processes(plan, state);
+fn end_all(plan: &Plan, state: &mut State, notifier: Option<&mut Notifier<'_>>) {
+    end_processes(plan, &mut Ending { state, notifier });
     if plan.terminal {
         sys::close(plan.fds.stdin);
     }
 }
 
-fn end_processes(plan: &Plan, state: &mut State) {
+fn end_processes(plan: &Plan, ending: &mut Ending<'_, '_>) {
     if let Some(group) = &plan.on_host.cgroup {
         // Since Linux 5.14; what it misses is found below.
         let _ = sys::write_file(group.directory.as_raw_fd(), c"cgroup.kill", b"1");
     }
     if plan.has_namespace(libc::CLONE_NEWPID) {
-        sweep::end_namespace(|pid, status| state.reaped(pid, status));
+        sweep::end_namespace(ending);
     } else {
-        sweep::end_descendants(|pid, status| state.reaped(pid, status));
+        sweep::end_descendants(ending);
     }
 }
 

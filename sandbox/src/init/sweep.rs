@@ -24,16 +24,26 @@ const PIDS: usize = 4 << 20;
 /// Walks that stop; a sandbox in which somebody new appears every time is killed on the run.
 const WALKS: u32 = 512;
 
-/// Kills all descendants and reaps them, telling `reaped` each process number and wait status.
-pub(super) fn end_descendants(mut reaped: impl FnMut(i32, i32)) {
+/// Who is told what a wait told.
+pub(super) trait Witness {
+    /// A process has ended, or one that is seized has stopped, and must not stay so.
+    fn reaped(&mut self, pid: i32, status: i32);
+
+    /// Somebody is seized who is no descendant, and need not end.
+    fn has_strangers(&self) -> bool;
+}
+
+/// Kills all descendants and reaps them.
+pub(super) fn end_descendants(witness: &mut impl Witness) {
     let me = sys::getpid();
     let (Some(mut now), Some(mut before)) = (Pids::new(), Pids::new()) else {
         return;
     };
+    let mut quiet = 0;
     loop {
         loop {
             match sys::reap(libc::WNOHANG) {
-                Ok(Some((pid, status))) => reaped(pid, status),
+                Ok(Some((pid, status))) => witness.reaped(pid, status),
                 Ok(None) => break,
                 // No child is left, so no descendant is.
                 Err(_) => return,
@@ -45,8 +55,17 @@ pub(super) fn end_descendants(mut reaped: impl FnMut(i32, i32)) {
         now.for_each(|pid| {
             let _ = sys::kill(pid, libc::SIGKILL);
         });
+        if witness.has_strangers() {
+            // A wait would be for these too. They are let go when this process ends.
+            quiet = if now.used().is_empty() { quiet + 1 } else { 0 };
+            match quiet {
+                0 => {}
+                1 => continue,
+                _ => return,
+            }
+        }
         match sys::reap(0) {
-            Ok(Some((pid, status))) => reaped(pid, status),
+            Ok(Some((pid, status))) => witness.reaped(pid, status),
             Ok(None) => {}
             Err(_) => return,
         }
@@ -216,13 +235,13 @@ impl Pids {
 /// Kills everything in a process namespace whose process 1 this is, and reaps it.
 ///
 /// The kernel walks all processes under the lock that `fork` needs, so nobody escapes.
-pub(super) fn end_namespace(mut reaped: impl FnMut(i32, i32)) {
+pub(super) fn end_namespace(witness: &mut impl Witness) {
     match sys::kill(-1, libc::SIGKILL) {
         Ok(()) | Err(Errno(_)) => {}
     }
     while let Ok(child) = sys::reap(0) {
         if let Some((pid, status)) = child {
-            reaped(pid, status);
+            witness.reaped(pid, status);
         }
     }
 }

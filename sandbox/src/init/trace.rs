@@ -7,20 +7,33 @@
 //! again, with the signal that it stopped for, if any; a release also takes back a stop that is
 //! still to come, and leaves a process stopped that was to be.
 //!
-//! Whoever is seized dies with the supervisor.
+//! Where the program has a process namespace, whoever is seized dies with the supervisor. Elsewhere
+//! it is released: its number can be that of a stranger by the time it is seized, whom the death of
+//! a supervisor must not kill.
 
 #![expect(unsafe_code, reason = "system calls")]
 
-use crate::sys::{self, Sys, signed};
+use crate::sys::{self, Errno, Sys, signed};
 
 const DETACH: usize = 17;
 /// `PTRACE_GETEVENTMSG`.
 const MESSAGE: usize = 0x4201;
 const SEIZE: usize = 0x4206;
 const INTERRUPT: usize = 0x4207;
-/// `PTRACE_O_TRACEEXEC` and `PTRACE_O_EXITKILL`.
-const OPTIONS: usize = 1 << 4 | 1 << 20;
+/// `PTRACE_O_TRACEEXEC`.
+const TRACE_EXEC: usize = 1 << 4;
+/// `PTRACE_O_EXITKILL`.
+const EXIT_KILL: usize = 1 << 20;
 const EVENT_EXEC: i32 = 4;
+
+/// Whose numbers are seized.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// Those of a namespace, all of which are the program's.
+    Namespace,
+    /// Those of the host.
+    Host,
+}
 
 /// Why a seized thread stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,8 +66,12 @@ fn request(request: usize, thread: i32, data: usize) -> Sys<()> {
 
 /// Sees to it that a thread stops when it has executed. Waits for whoever executes in its process;
 /// there must be nobody.
-pub(super) fn seize(thread: i32) -> Sys<()> {
-    request(SEIZE, thread, OPTIONS)
+pub(super) fn seize(thread: i32, reach: Reach) -> Sys<()> {
+    let options = match reach {
+        Reach::Namespace => TRACE_EXEC | EXIT_KILL,
+        Reach::Host => TRACE_EXEC,
+    };
+    request(SEIZE, thread, options)
 }
 
 /// Makes a seized thread stop when it leaves the kernel.
@@ -64,10 +81,20 @@ pub(super) fn interrupt(thread: i32) -> Sys<()> {
 
 /// Whether a seized thread is still stopped, and was not killed meanwhile.
 pub(super) fn is_stopped(thread: i32) -> bool {
+    message(thread).is_ok()
+}
+
+/// The number, before it executed, of the thread that stopped for that.
+pub(super) fn executed_by(thread: i32) -> Sys<i32> {
+    let message = message(thread)?;
+    i32::try_from(message).map_err(|_range| Errno(libc::ESRCH))
+}
+
+fn message(thread: i32) -> Sys<libc::c_ulong> {
     let mut message: libc::c_ulong = 0;
     let args = [MESSAGE, signed(thread), 0, &raw mut message as usize];
     // SAFETY: the kernel writes one `unsigned long`, to `message`, which outlives the call.
-    unsafe { sys::call(libc::SYS_ptrace, args) }.is_ok()
+    unsafe { sys::call(libc::SYS_ptrace, args) }.map(|_zero| message)
 }
 
 /// Lets a stopped thread go on, unseized. One that was killed meanwhile needs no release.
@@ -122,7 +149,7 @@ mod tests {
     #[test]
     fn who_is_released_has_its_signal_and_its_program() {
         let (_child, pid) = shell("");
-        seize(pid).unwrap();
+        seize(pid, Reach::Host).unwrap();
         assert!(!is_stopped(pid));
         sys::kill(pid, libc::SIGTERM).unwrap();
         let stop = Stop::from_status(change(pid)).unwrap();
@@ -132,17 +159,18 @@ mod tests {
         assert_eq!(libc::WTERMSIG(change(pid)), libc::SIGTERM);
 
         let (mut child, pid) = shell("exec true");
-        seize(pid).unwrap();
+        seize(pid, Reach::Host).unwrap();
         drop(child.stdin.take());
         let stop = Stop::from_status(change(pid)).unwrap();
         assert_eq!(stop, Stop::Executed);
+        assert_eq!(executed_by(pid), Ok(pid));
         // A stop that was still to come is taken back.
         interrupt(pid).unwrap();
         release(pid, stop);
         assert_eq!(libc::WEXITSTATUS(change(pid)), 0);
 
         let (_child, pid) = shell("");
-        seize(pid).unwrap();
+        seize(pid, Reach::Host).unwrap();
         interrupt(pid).unwrap();
         let stop = Stop::from_status(change(pid)).unwrap();
         assert_eq!(stop, Stop::Asked);

@@ -14,7 +14,9 @@
 //! # Invariants
 //! - Of one process at most one thread makes such a call. The kernel makes whoever seizes a thread
 //!   wait for one that executes in the same process, and that one can wait for long.
-//! - A thread is let go on only when it is seized.
+//! - A thread is let go on only when it is seized, and only with a call that is held then: its
+//!   number can be a stranger's since it was killed. A stranger that was seized is released, and
+//!   nothing waits for it.
 
 #![expect(unsafe_code, reason = "system calls that take structures")]
 
@@ -24,7 +26,7 @@ use super::resolve::descriptor_path;
 use super::rights::Rights;
 use super::target::{PATH, Target};
 use super::{Fd, HELD, OUTSIDE, low, name_of};
-use crate::init::trace::{self, Stop};
+use crate::init::trace::{self, Reach, Stop};
 use crate::sys::{self, Errno, Sys, signed};
 use std::ffi::CStr;
 use std::os::fd::RawFd;
@@ -196,71 +198,145 @@ fn is_same(one: &Fd, other: &Fd) -> Sys<bool> {
     Ok(sys::file_id(one.0)? == sys::file_id(other.0)?)
 }
 
-/// A thread that was let go on.
+/// A thread that is seized.
 #[derive(Debug)]
 struct Seized {
     thread: i32,
-    ready: Ready,
+    /// What it was let go on with. None: its number was another's by the time it was seized, and
+    /// whoever has it is released as soon as the kernel lets it stop.
+    ready: Option<Ready>,
+}
+
+impl Seized {
+    fn is_of(&self, process: i32) -> bool {
+        let ready = self.ready.as_ref();
+        ready.is_some_and(|ready| ready.process == process)
+    }
+}
+
+/// What became of a call.
+#[derive(Debug)]
+pub(super) enum Started {
+    /// The thread makes it.
+    Going,
+    /// Another one of its process makes one, or too many others do.
+    Later(Ready),
+    /// It is not made.
+    Refused(Errno),
 }
 
 /// The threads that are executing.
 #[derive(Debug)]
 pub(super) struct Executing {
     seized: [Option<Seized>; HELD],
+    reach: Reach,
 }
 
 impl Executing {
-    pub(super) const fn new() -> Self {
+    pub(super) const fn new(reach: Reach) -> Self {
         Self {
             seized: [const { None }; HELD],
+            reach,
         }
     }
 
-    /// Lets a thread make its call. It comes back as it was where it has to wait for another one.
+    /// Lets a thread make its call.
     pub(super) fn start(
         &mut self,
         listener: RawFd,
         call: &Call,
         ready: Ready,
         rights: &Rights,
-    ) -> Result<Sys<()>, Ready> {
+    ) -> Started {
+        let refused = Started::Refused(OUTSIDE);
         let Ok(thread) = i32::try_from(call.pid) else {
-            return Ok(Err(OUTSIDE));
+            return refused;
         };
-        let of_process = |slot: &Option<Seized>| {
-            let seized = slot.as_ref();
-            seized.is_some_and(|seized| seized.ready.process == ready.process)
+        let Some(index) = self.room(thread, ready.process) else {
+            return Started::Later(ready);
         };
-        let index = match self.seized.iter().position(of_process) {
-            Some(index) => Some(index).filter(|_| self.is_of(index, thread)),
-            None => self.seized.iter().position(Option::is_none),
-        };
-        let Some(slot) = index.and_then(|index| self.seized.get_mut(index)) else {
-            return Err(ready);
-        };
-        // The second one tells whether it is seized already: its former call has failed, and it
-        // has not stopped yet.
-        if rights.as_peer(|| trace::seize(thread)).is_err() && trace::interrupt(thread).is_err() {
-            return Ok(Err(OUTSIDE));
+        let check = || listener::is_valid(listener, call.id);
+        if !self.seize(index, thread, rights, check) {
+            return refused;
         }
-        *slot = Some(Seized { thread, ready });
+        if let Some(slot) = self.seized.get_mut(index) {
+            let ready = Some(ready);
+            *slot = Some(Seized { thread, ready });
+        }
         let gone_on = listener::go_on(listener, call.id);
         // Not before, when it would end the call on kernels before Linux 5.19.
         let _ = trace::interrupt(thread);
-        Ok(gone_on.map_err(|_errno| OUTSIDE))
+        gone_on.map_or(refused, |()| Started::Going)
     }
 
-    fn is_of(&self, index: usize, thread: i32) -> bool {
-        let seized = self.seized.get(index).and_then(Option::as_ref);
-        seized.is_some_and(|seized| seized.thread == thread)
+    /// Where a thread is noted, or can be.
+    fn room(&mut self, thread: i32, process: i32) -> Option<usize> {
+        for slot in &mut self.seized {
+            // Whoever loses its number to a thread of its process that executes ends untold.
+            let _ = slot.take_if(|seized| {
+                seized.ready.is_none() && trace::interrupt(seized.thread).is_err()
+            });
+        }
+        let mut others = self.seized.iter().flatten();
+        if others.any(|seized| seized.thread != thread && seized.is_of(process)) {
+            return None;
+        }
+        let is_it = |slot: &Option<Seized>| {
+            let seized = slot.as_ref();
+            seized.is_some_and(|seized| seized.thread == thread)
+        };
+        let mut slots = self.seized.iter();
+        let known = slots.position(is_it);
+        known.or_else(|| self.seized.iter().position(Option::is_none))
+    }
+
+    /// Seizes the thread whose call passes the check, and nobody else who has its number.
+    ///
+    /// A call that is still held after the seizure was held before it: its thread had the number
+    /// all the time. Otherwise whoever was seized is let go.
+    fn seize(
+        &mut self,
+        index: usize,
+        thread: i32,
+        rights: &Rights,
+        check: impl Fn() -> Sys<()>,
+    ) -> bool {
+        if check().is_err() {
+            return false;
+        }
+        let reach = self.reach;
+        let is_new = rights.as_peer(|| trace::seize(thread, reach)).is_ok();
+        // It may be seized already: its former call has failed, and it has not stopped yet.
+        if !is_new && trace::interrupt(thread).is_err() {
+            return false;
+        }
+        if check().is_ok() {
+            return true;
+        }
+        if is_new && let Some(slot) = self.seized.get_mut(index) {
+            let _ = trace::interrupt(thread);
+            let ready = None;
+            *slot = Some(Seized { thread, ready });
+        }
+        false
+    }
+
+    /// Whether somebody is seized who did not ask.
+    pub(super) fn has_strangers(&self) -> bool {
+        let mut seized = self.seized.iter().flatten();
+        seized.any(|seized| seized.ready.is_none())
     }
 
     /// Forgets a thread that has stopped or ended. Whoever executes gets the number of its process.
     fn take(&mut self, number: i32, stop: Option<Stop>) -> Option<Seized> {
-        let is_it = |seized: &Seized| match stop {
-            Some(Stop::Executed) => seized.ready.process == number,
-            Some(_) => seized.thread == number,
-            None => seized.thread == number || seized.ready.process == number,
+        let former = match stop {
+            Some(Stop::Executed) => trace::executed_by(number).ok(),
+            _ => Some(number),
+        };
+        let is_it = |seized: &Seized| match (&seized.ready, stop) {
+            (Some(ready), Some(Stop::Executed)) => ready.process == number,
+            (Some(ready), None) => seized.thread == number || ready.process == number,
+            _ => Some(seized.thread) == former,
         };
         let mut slots = self.seized.iter_mut();
         slots.find_map(|slot| slot.take_if(|seized| is_it(seized)))
@@ -278,14 +354,30 @@ impl Executing {
         let Some(stop) = stop else {
             return true;
         };
-        if stop == Stop::Executed {
-            let same = seized.map(|seized| look(&|target| seized.ready.is_what_runs(target)));
+        let is_stranger = seized.as_ref().is_some_and(|seized| seized.ready.is_none());
+        if stop == Stop::Executed && !is_stranger {
+            let ready = seized.and_then(|seized| seized.ready);
+            let same = ready.map(|ready| look(&|target| ready.is_what_runs(target)));
             if same != Some(Ok(true)) && trace::is_stopped(number) {
                 return false;
             }
         }
         trace::release(number, stop);
         true
+    }
+
+    /// Takes note of a stop after the end: a stranger is released, whoever else is killed.
+    pub(super) fn finish(&mut self, number: i32, stop: Option<Stop>) {
+        let seized = self.take(number, stop);
+        let Some(stop) = stop else {
+            return;
+        };
+        if seized.is_some_and(|seized| seized.ready.is_none()) {
+            trace::release(number, stop);
+        } else {
+            // Seized until its end is reaped, so that the number is nobody else's.
+            let _ = sys::kill(number, libc::SIGKILL);
+        }
     }
 }
 
@@ -317,5 +409,50 @@ mod tests {
         let mut long = [b'a'; 300];
         long[..2].copy_from_slice(b"#!");
         assert_eq!(of(&long), not_executable);
+    }
+    /// A number that is another's by the time that it is seized.
+    #[test]
+    fn strangers_are_let_go() {
+        use std::io::{BufRead as _, BufReader, Write as _};
+        use std::process::{Command, Stdio};
+        let wait = |pid: i32| {
+            let mut status = 0;
+            // SAFETY: the call writes one int.
+            let changed = unsafe { libc::waitpid(pid, &raw mut status, libc::__WALL) };
+            assert_eq!(changed, pid);
+            status
+        };
+        for then in ["exec echo instead", "echo instead"] {
+            let mut shell = Command::new("sh");
+            let shell = shell.args(["-c", &format!("echo; read line; {then}")]);
+            let shell = shell.stdin(Stdio::piped()).stdout(Stdio::piped());
+            let mut child = shell.spawn().unwrap();
+            let mut stdout = BufReader::new(child.stdout.take().unwrap()).lines();
+            assert_eq!(stdout.next().unwrap().unwrap(), "");
+            let thread = i32::try_from(child.id()).unwrap();
+            let mut executing = Executing::new(Reach::Host);
+            let rights = Rights::own();
+            let ended = Err(Errno(libc::ENOENT));
+            // Seen before anybody is seized.
+            assert!(!executing.seize(0, thread, &rights, || ended));
+            assert!(!executing.has_strangers());
+            // Seen afterwards.
+            let looks = std::cell::Cell::new(0);
+            let check = || match looks.replace(1) {
+                0 => Ok(()),
+                _ => ended,
+            };
+            assert!(!executing.seize(0, thread, &rights, check));
+            assert!(executing.has_strangers());
+            assert_eq!(executing.room(thread, 1), Some(0));
+            assert_eq!(executing.room(1, 1), Some(1));
+            child.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
+            let stop = Stop::from_status(wait(thread));
+            assert!(stop.is_some());
+            assert!(executing.changed(thread, stop, |_| unreachable!()));
+            assert!(!executing.has_strangers());
+            assert_eq!(stdout.next().unwrap().unwrap(), "instead");
+            assert!(child.wait().unwrap().success());
+        }
     }
 }

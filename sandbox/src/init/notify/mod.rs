@@ -39,7 +39,7 @@ mod resolve;
 mod rights;
 mod target;
 
-use super::trace::Stop;
+use super::trace::{Reach, Stop};
 use super::{Done, User, item};
 use crate::plan::{Mediation, Plan};
 use crate::questions::Header;
@@ -127,7 +127,11 @@ impl<'p> Notifier<'p> {
             own_processes: plan.has_namespace(libc::CLONE_NEWPID) && plan.root.is_none(),
             refused,
             held: [const { None }; HELD],
-            executing: exec::Executing::new(),
+            executing: exec::Executing::new(if plan.has_namespace(libc::CLONE_NEWPID) {
+                Reach::Namespace
+            } else {
+                Reach::Host
+            }),
             next_token: 0,
             looked: 0,
         })
@@ -188,6 +192,16 @@ impl<'p> Notifier<'p> {
         good
     }
 
+    /// Takes note of one that has stopped or ended while everything is being killed.
+    pub(super) fn finish(&mut self, number: i32, stop: Option<Stop>) {
+        self.executing.finish(number, stop);
+    }
+
+    /// Whether somebody is still seized who is nobody of the program's.
+    pub(super) fn has_strangers(&self) -> bool {
+        self.executing.has_strangers()
+    }
+
     /// Tells what a stopped process was about to run, as a question that nobody can answer.
     fn tell_of_image(&mut self, process: u32) -> Sys<()> {
         let questions = self.questions.ok_or(Errno(libc::EPIPE))?;
@@ -220,10 +234,11 @@ impl<'p> Notifier<'p> {
             now,
             kill: false,
         };
+        // Before any answer to what they asked.
+        server.forget_dead();
         if answered != 0 {
             server.take_answer();
         }
-        server.forget_dead();
         server.do_due();
         if listened & libc::POLLIN != 0 {
             // Whoever was held may have been killed meanwhile.
@@ -315,8 +330,9 @@ impl Server<'_, '_> {
             executing, rights, ..
         } = &mut *self.notifier;
         let done = match executing.start(self.listener, &call, ready, rights) {
-            Ok(done) => done,
-            Err(ready) => {
+            exec::Started::Going => Ok(()),
+            exec::Started::Refused(errno) => Err(errno),
+            exec::Started::Later(ready) => {
                 let until = self.now.saturating_add(PAUSE);
                 self.hold(call, Act::Exec(ready), None, until)
             }

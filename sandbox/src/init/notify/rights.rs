@@ -96,6 +96,17 @@ impl Rights {
         })
     }
 
+    /// Those of this process, for a program that has the same.
+    #[cfg(test)]
+    pub(super) fn own() -> Self {
+        Self {
+            own: Capabilities::default(),
+            bare: Capabilities::default(),
+            users: None,
+            out_of_reach: false,
+        }
+    }
+
     /// Does something that only a process of the program's real user may, or a privileged one.
     ///
     /// Container runtimes take the privilege (`CAP_SYS_PTRACE`) from root. Its real user is then
