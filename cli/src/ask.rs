@@ -89,16 +89,19 @@ impl<I: Typed, O: Write> Person<I, O> {
 fn question(request: &Request) -> String {
     let process = request.process;
     let path = request.path.to_string_lossy();
+    let destination = request.destination.as_ref();
+    let destination = destination.map(|path| path.to_string_lossy());
     let what = match request.operation {
         Operation::Write => format!("write to {path:?}"),
         Operation::Delete => format!("delete {path:?}"),
         Operation::Rename => {
-            let destination = request.destination.as_ref();
-            let destination = destination.map(|path| path.to_string_lossy());
             format!("rename {path:?} to {:?}", destination.unwrap_or_default())
         }
         Operation::Connect => format!("connect to {path:?}"),
-        Operation::Exec => format!("execute {path:?}"),
+        Operation::Exec => match destination {
+            Some(interpreter) => format!("execute {path:?} by {interpreter:?}"),
+            None => format!("execute {path:?}"),
+        },
         other => format!("{other} {path:?}"),
     };
     format!("process {process} wants to {what}; allow it")

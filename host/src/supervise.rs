@@ -22,11 +22,16 @@ const LIMIT: Duration = Duration::from_secs(60);
 pub struct Request {
     /// What.
     pub operation: Operation,
-    /// To what; as the program sees it, without links. An abstract socket begins with `@`. Of a
-    /// script that is to be executed, the script. The bytes are the program's choice: escape them
-    /// before they reach a terminal.
+    /// To what; as the program sees it, without links. An abstract socket begins with `@`. The bytes
+    /// are the program's choice: escape them before they reach a terminal.
+    ///
+    /// Of a script that is to be executed, the script: by its own path where the program may write
+    /// to it, or where it is executed by just that path. Otherwise only a name is known, under which
+    /// the interpreter may find another script: an absolute one as it was given, or the rest of it
+    /// after the last `..`, or a relative one, which begins with no `/`.
     pub path: PathBuf,
-    /// The new path of what is renamed.
+    /// The new path of what is renamed; the interpreter of a script that is to be executed, which
+    /// is the program that runs.
     pub destination: Option<PathBuf>,
     /// Which process asks, by its number in the sandbox.
     pub process: u32,

@@ -103,9 +103,11 @@ pub struct Question {
     pub token: u64,
     /// What the program wants to do.
     pub operation: Operation,
-    /// To what; as the program sees it, without links. An abstract socket begins with `@`.
+    /// To what; as the program sees it, without links. An abstract socket begins with `@`. A script
+    /// that is executed, and that the program may not write to, has the name by which it is
+    /// executed, where that is not its own path: relative if any of it is.
     pub path: ByteBuf,
-    /// The new path of what is renamed.
+    /// The new path of what is renamed; the interpreter of a script that is executed.
     pub destination: Option<ByteBuf>,
     /// Which process asks, by its number in the sandbox.
     pub process: u32,

@@ -72,13 +72,13 @@ impl Act {
         done.map(|()| Performed::Done)
     }
 
-    /// Writes down what it is about, and for a renaming the new path.
+    /// Writes down what it is about, and for a renaming the new path, for a script its interpreter.
     pub(super) fn describe(&self, text: &mut Text) -> Sys<()> {
         match self {
             Self::Connect(ready) => ready.describe(text),
             Self::Open(open) => open.describe(text),
             Self::Truncate { object, .. } => text.object(object),
-            Self::Exec(ready) => text.object(ready.file()),
+            Self::Exec(ready) => ready.describe(text),
             Self::Remove { entry, .. } => text.entry(entry),
             Self::Rename { from, to, .. } => {
                 text.entry(from)?;
@@ -130,7 +130,7 @@ impl Text {
         self.push(entry.name().to_bytes())
     }
 
-    fn divide(&mut self) {
+    pub(super) fn divide(&mut self) {
         self.first = Some(self.len);
     }
 

@@ -6,10 +6,12 @@
 //! then says it executes must be the file that was asked about, which is held open since. Otherwise
 //! everything is killed.
 //!
-//! Of a script the kernel executes the interpreter, and the interpreter opens the script by its
-//! name. So the interpreter must be the one that the script named, and the name that the kernel
-//! gave to the interpreter must lead to the script. What the program does to its own files between
-//! that look and the interpreter's is not seen; nor are arguments and variables.
+//! Of a script the kernel executes the interpreter, which is asked about as well, and the
+//! interpreter opens the script by a name that can lead elsewhere by then. So a script is told by its
+//! own path only where that claims no more than the program can keep from being true: where it lies
+//! in what the program may write to, or where the name is that path, which nothing of the program's
+//! can change. Otherwise the name is told as it was given, relative if any of it is, and the kernel
+//! must have given the same name to the interpreter. Arguments and variables are not looked at.
 //!
 //! # Invariants
 //! - Of one process at most one thread makes such a call. The kernel makes whoever seizes a thread
@@ -22,11 +24,12 @@
 
 use super::files::kind;
 use super::listener::{self, Call};
-use super::resolve::descriptor_path;
+use super::resolve::{descriptor_path, is_inside};
 use super::rights::Rights;
-use super::target::{PATH, Target};
-use super::{Fd, HELD, OUTSIDE, low, name_of};
+use super::target::{PATH, Target, read_link};
+use super::{Fd, HELD, OUTSIDE, Text, low, name_of};
 use crate::init::trace::{self, Reach, Stop};
+use crate::plan::Mediation;
 use crate::sys::{self, Errno, Sys, signed};
 use std::ffi::CStr;
 use std::os::fd::RawFd;
@@ -45,16 +48,88 @@ pub(super) struct Ready {
     process: i32,
     /// What is asked about.
     file: Fd,
-    /// What the kernel executes instead, of a script.
-    interpreter: Option<Fd>,
+    script: Option<Script>,
+}
+
+/// What there is to a script.
+#[derive(Debug)]
+struct Script {
+    /// What the kernel executes.
+    interpreter: Fd,
+    /// The name by which it is told, in a file of its own, where that is not its own path.
+    given: Option<Fd>,
+}
+
+impl Script {
+    fn new(interpreter: Fd, given: Option<&[u8]>) -> Sys<Self> {
+        let given = given.map(keep).transpose()?;
+        Ok(Self { interpreter, given })
+    }
+
+    /// Reads the name by which it is told, where that is not its own path.
+    fn given<'b>(&self, buffer: &'b mut [u8]) -> Sys<Option<&'b [u8]>> {
+        let Some(file) = &self.given else {
+            return Ok(None);
+        };
+        let (start, len) = (buffer.as_mut_ptr() as usize, buffer.len());
+        // SAFETY: the kernel writes at most the buffer's length to it.
+        let read = unsafe { sys::call(libc::SYS_pread64, [signed(file.0), start, len, 0]) }?;
+        Ok(buffer.get(..read))
+    }
+
+    fn is_given(&self, name: Option<&[u8]>) -> Sys<bool> {
+        Ok(self.given(&mut [0; PATH])? == name)
+    }
+}
+
+/// Keeps a name, for which the stack has no room, in memory that only a descriptor leads to.
+fn keep(name: &[u8]) -> Sys<Fd> {
+    let flags = usize::try_from(libc::MFD_CLOEXEC).unwrap_or(0);
+    let args = [c"name".as_ptr() as usize, flags];
+    // SAFETY: the name is a constant that ends with NUL.
+    let file = unsafe { sys::call(libc::SYS_memfd_create, args) }?;
+    let file = Fd(RawFd::try_from(file).map_err(|_range| OUTSIDE)?);
+    let args = [signed(file.0), name.as_ptr() as usize, name.len()];
+    // SAFETY: the kernel reads the name, which outlives the call.
+    match unsafe { sys::call(libc::SYS_write, args) }? {
+        written if written == name.len() => Ok(file),
+        _ => Err(OUTSIDE),
+    }
+}
+
+/// How a script is told that was executed by this path. `None`: by its own path. An empty path is a
+/// descriptor's, which stays the same in the new program.
+fn told<'p>(mediation: &Mediation, path: &'p CStr, file: &Fd) -> Sys<Option<&'p [u8]>> {
+    let path = match descriptor_path(path) {
+        Some((_, None)) => return Ok(None),
+        Some((_, Some(rest))) => rest.to_bytes(),
+        None => path.to_bytes(),
+    };
+    let mut buffer = [0; PATH];
+    let own = read_link(name_of(file).as_c_str(), &mut buffer)?;
+    let is_own = path.is_empty() || path == own || is_inside(mediation, own);
+    Ok((!is_own).then(|| after_parents(path)))
+}
+
+/// A path without what a `..` makes meaningless, so that its start names where it begins.
+fn after_parents(path: &[u8]) -> &[u8] {
+    let mut start = 0_usize;
+    let mut at = 0_usize;
+    for name in path.split(|byte| *byte == b'/') {
+        if name == b".." {
+            start = at;
+        }
+        at = at.saturating_add(name.len()).saturating_add(1);
+    }
+    path.get(start..).unwrap_or_default()
 }
 
 /// Looks up what a call is to execute, as the program sees it.
 pub(super) fn prepare(
     target: &Target,
+    mediation: &Mediation,
     own_processes: bool,
-    number: libc::c_long,
-    args: &[u64; 6],
+    (number, args): (libc::c_long, &[u64; 6]),
 ) -> Sys<Ready> {
     let [a, b, _, _, e, _] = *args;
     let (directory, address, flags) = match number {
@@ -76,13 +151,19 @@ pub(super) fn prepare(
     } else {
         return Err(Errno(libc::ENOENT));
     };
-    let interpreter = interpreter(target, &file)?;
+    let script = match interpreter(target, &file)? {
+        Some(interpreter) => {
+            let given = told(mediation, path, &file)?;
+            Some(Script::new(interpreter, given)?)
+        }
+        None => None,
+    };
     let process = target.process(own_processes)?;
     target.check()?;
     Ok(Ready {
         process,
         file,
-        interpreter,
+        script,
     })
 }
 
@@ -176,20 +257,31 @@ fn interpreter_in(head: &[u8; HEAD]) -> Sys<Option<&[u8]>> {
 }
 
 impl Ready {
-    pub(super) const fn file(&self) -> &Fd {
-        &self.file
+    /// Writes down what is asked about, and the interpreter of a script.
+    pub(super) fn describe(&self, text: &mut Text) -> Sys<()> {
+        let Some(script) = &self.script else {
+            return text.object(&self.file);
+        };
+        match script.given(&mut [0; PATH])? {
+            Some(name) => text.push(name)?,
+            None => text.object(&self.file)?,
+        }
+        text.divide();
+        text.object(&script.interpreter)
     }
 
     /// Whether a stopped process is about to run this.
-    fn is_what_runs(&self, target: &Target) -> Sys<bool> {
+    fn is_what_runs(&self, target: &Target, mediation: &Mediation) -> Sys<bool> {
         let image = target.link(b"exe")?;
-        let Some(interpreter) = &self.interpreter else {
+        let Some(asked) = &self.script else {
             return is_same(&image, &self.file);
         };
         let mut buffer = [0; PATH];
         let path = target.string(target.auxiliary(EXECUTED)?, &mut buffer)?;
         let script = open(target, libc::AT_FDCWD, path, 0)?;
-        Ok(is_same(&image, interpreter)? && is_same(&script, &self.file)?)
+        Ok(is_same(&image, &asked.interpreter)?
+            && is_same(&script, &self.file)?
+            && asked.is_given(told(mediation, path, &script)?)?)
     }
 }
 
@@ -348,6 +440,7 @@ impl Executing {
         &mut self,
         number: i32,
         stop: Option<Stop>,
+        mediation: &Mediation,
         look: impl FnOnce(&dyn Fn(&Target) -> Sys<bool>) -> Sys<bool>,
     ) -> bool {
         let seized = self.take(number, stop);
@@ -357,7 +450,7 @@ impl Executing {
         let is_stranger = seized.as_ref().is_some_and(|seized| seized.ready.is_none());
         if stop == Stop::Executed && !is_stranger {
             let ready = seized.and_then(|seized| seized.ready);
-            let same = ready.map(|ready| look(&|target| ready.is_what_runs(target)));
+            let same = ready.map(|ready| look(&|target| ready.is_what_runs(target, mediation)));
             if same != Some(Ok(true)) && trace::is_stopped(number) {
                 return false;
             }
@@ -384,6 +477,30 @@ impl Executing {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_is_said_of_where_a_parent_leads() {
+        for (path, told) in [
+            ("/usr/bin/a", "/usr/bin/a"),
+            ("/usr/bin/../../workspace/a", "../workspace/a"),
+            ("/usr/..a/b", "/usr/..a/b"),
+            ("../a", "../a"),
+            ("a/..", ".."),
+            ("a", "a"),
+        ] {
+            assert_eq!(after_parents(path.as_bytes()), told.as_bytes());
+        }
+    }
+
+    fn no_roots() -> Mediation {
+        Mediation {
+            own_filter: None,
+            refusing: &[],
+            roots: Vec::new(),
+            abstract_sockets: false,
+            supervision: None,
+        }
+    }
 
     #[test]
     fn interpreters_are_read_as_the_kernel_does() {
@@ -431,7 +548,7 @@ mod tests {
             assert_eq!(stdout.next().unwrap().unwrap(), "");
             let thread = i32::try_from(child.id()).unwrap();
             let mut executing = Executing::new(Reach::Host);
-            let rights = Rights::own();
+            let (rights, mediation) = (Rights::own(), no_roots());
             let ended = Err(Errno(libc::ENOENT));
             // Seen before anybody is seized.
             assert!(!executing.seize(0, thread, &rights, || ended));
@@ -449,7 +566,7 @@ mod tests {
             child.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
             let stop = Stop::from_status(wait(thread));
             assert!(stop.is_some());
-            assert!(executing.changed(thread, stop, |_| unreachable!()));
+            assert!(executing.changed(thread, stop, &mediation, |_| unreachable!()));
             assert!(!executing.has_strangers());
             assert_eq!(stdout.next().unwrap().unwrap(), "instead");
             assert!(child.wait().unwrap().success());

@@ -177,13 +177,17 @@ impl<'p> Notifier<'p> {
     /// was not allowed, and everything is to be killed.
     pub(super) fn changed(&mut self, number: i32, stop: Option<Stop>) -> bool {
         let Self {
+            mediation: Some(mediation),
             rights,
             own_processes,
             executing,
             ..
-        } = self;
+        } = self
+        else {
+            return true;
+        };
         let process = number.cast_unsigned();
-        let good = executing.changed(number, stop, |is_allowed| {
+        let good = executing.changed(number, stop, mediation, |is_allowed| {
             rights.as_program(|| is_allowed(&Target::stopped(process, *own_processes)?))
         });
         if !good {
@@ -280,7 +284,7 @@ impl Server<'_, '_> {
                 return metadata::perform(&target, self.mediation, number, args).map(|()| None);
             }
             if matches!(number, libc::SYS_execve | libc::SYS_execveat) {
-                let ready = exec::prepare(&target, own_processes, number, args)?;
+                let ready = exec::prepare(&target, self.mediation, own_processes, (number, args))?;
                 return Ok(Some(Act::Exec(ready)));
             }
             files::prepare(&target, self.mediation, number, args).map(Some)

@@ -67,12 +67,17 @@ fn descriptor(target: &Target, mediation: &Mediation, fd: i32) -> Sys<Fd> {
     let name = ProcPath::new(b"/proc/self/fd/").number(object.0.cast_unsigned());
     let mut buffer = [0; PATH];
     let place = read_link(name.as_c_str(), &mut buffer)?;
-    let inside = |root: &crate::plan::MediatedRoot| beneath(place, root.path.to_bytes()).is_some();
-    if mediation.roots.iter().any(inside) {
+    if is_inside(mediation, place) {
         Ok(object)
     } else {
         Err(OUTSIDE)
     }
+}
+
+/// Whether a path, as the kernel gives it, lies beneath an allowed root.
+pub(super) fn is_inside(mediation: &Mediation, place: &[u8]) -> bool {
+    let mut roots = mediation.roots.iter();
+    roots.any(|root| beneath(place, root.path.to_bytes()).is_some())
 }
 
 /// Opens what a path means.
