@@ -159,4 +159,23 @@ mod tests {
             assert!(checked.load(Ordering::Acquire));
         }
     }
+
+    #[test]
+    fn a_script_is_shown_with_its_interpreter() {
+        let shown = Arc::new(Mutex::new(String::new()));
+        let seen = Arc::clone(&shown);
+        let policy = Policy::new([Operation::Exec], move |request| {
+            seen.lock().unwrap().push_str(&question(request));
+            Decision::Allow
+        });
+        let sandbox = ringfence::Sandbox::default().supervise(policy);
+        let script = "echo '#!/usr/bin/env true' >a; /bin/chmod +x a; ./a";
+        let output = sandbox.command("sh").args(["-c", script]).output();
+        if cfg!(target_os = "linux") {
+            assert!(output.unwrap().report.success());
+            let text = shown.lock().unwrap();
+            assert!(text.contains("/chmod\"; allow"), "{text}");
+            assert!(text.contains("/a\" by \"/usr/bin/"), "{text}");
+        }
+    }
 }
