@@ -9,7 +9,7 @@
     reason = "system calls that take structures, and a process that shares memory"
 )]
 
-use super::notify::{Channel, Notifier};
+use super::notify::{Channel, Notifier, Verdict};
 use super::trace::Stop;
 use super::{Ready, at, program, send, sweep};
 use crate::clone;
@@ -25,6 +25,9 @@ const CLONE_INTO_CGROUP: u64 = 1 << 33;
 /// Between two looks at the CPU time, however little is left of it.
 const CPU_GRAIN: u64 = 2_000_000;
 
+/// Children that are reaped per look at the limits.
+const REAPED: u32 = 64;
+
 /// Runs the program to its end.
 pub(super) fn run(plan: &Plan, ready: &Ready) -> ! {
     let control = plan.fds.control;
@@ -35,6 +38,7 @@ pub(super) fn run(plan: &Plan, ready: &Ready) -> ! {
         begun: !plan.waits,
         used_before: 0,
         unmediated: 0,
+        is_behind: false,
     };
     let cause = if let Some(cause) = plan.spent {
         let _ = send(control, &Event::Started.to_record(), None);
@@ -105,6 +109,8 @@ struct State {
     used_before: u64,
     /// Why the kernel gave no notifications, 0 if it did or need not.
     unmediated: i32,
+    /// More children may have ended than were reaped.
+    is_behind: bool,
 }
 
 impl State {
@@ -299,18 +305,22 @@ fn watch(
         let [listener, questions] = notifier.descriptors();
         (fds[3].fd, fds[4].fd) = (listener, questions);
         wake = earlier(wake, notifier.wake());
+        if state.is_behind {
+            wake = Some(time);
+        }
         match sys::poll(&mut fds, wake.map(|wake| wake.saturating_sub(time))) {
             Ok(_) => {}
             Err(Errno(libc::EINTR)) => continue,
             Err(_) => return Some(Cause::Killed),
         }
-        if fds[2].revents != 0 && !reap_ended(signals, state, notifier) {
+        let changed = fds[2].revents != 0 || state.is_behind;
+        if changed && reap_ended(signals, state, notifier) == Verdict::KillAll {
             return Some(Cause::Killed);
         }
         if fds[1].revents != 0 {
             return None;
         }
-        if notifier.serve([fds[3].revents, fds[4].revents], now()) {
+        if notifier.serve([fds[3].revents, fds[4].revents], now()) == Verdict::KillAll {
             return Some(Cause::Killed);
         }
         if fds[0].revents != 0 {
@@ -331,18 +341,23 @@ fn watch(
     }
 }
 
-/// Reaps the children that the signal descriptor told of, and looks at what was executed. `false`:
-/// something else than was allowed.
-fn reap_ended(signals: RawFd, state: &mut State, notifier: &mut Notifier<'_>) -> bool {
+/// Reaps children that the signal descriptor told of, and looks at what was executed.
+fn reap_ended(signals: RawFd, state: &mut State, notifier: &mut Notifier<'_>) -> Verdict {
     let mut buffer = [0; 512];
+    // One signal stands for all of them, and is gone when it is read.
     while sys::read(signals, &mut buffer).is_ok_and(|count| count > 0) {}
-    while let Ok(Some((pid, status))) = sys::reap(libc::WNOHANG) {
+    state.is_behind = false;
+    for _ in 0..REAPED {
+        let Ok(Some((pid, status))) = sys::reap(libc::WNOHANG) else {
+            return Verdict::GoOn;
+        };
         state.reaped(pid, status);
-        if !notifier.changed(pid, Stop::from_status(status)) {
-            return false;
+        if notifier.changed(pid, Stop::from_status(status)) == Verdict::KillAll {
+            return Verdict::KillAll;
         }
     }
-    true
+    state.is_behind = true;
+    Verdict::GoOn
 }
 
 #[derive(PartialEq, Eq)]

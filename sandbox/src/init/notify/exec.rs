@@ -27,7 +27,7 @@ use super::listener::{self, Call};
 use super::resolve::{descriptor_path, is_inside};
 use super::rights::Rights;
 use super::target::{PATH, Target, read_link};
-use super::{Fd, HELD, OUTSIDE, Text, low, name_of};
+use super::{Fd, HELD, OUTSIDE, Text, Verdict, low, name_of};
 use crate::init::trace::{self, Reach, Stop};
 use crate::plan::Mediation;
 use crate::sys::{self, Errno, Sys, signed};
@@ -435,28 +435,28 @@ impl Executing {
     }
 
     /// Takes note of a stop or an end. What has executed something else than it asked for is kept
-    /// stopped, and the answer is `false`.
+    /// stopped until everything is killed.
     pub(super) fn changed(
         &mut self,
         number: i32,
         stop: Option<Stop>,
         mediation: &Mediation,
         look: impl FnOnce(&dyn Fn(&Target) -> Sys<bool>) -> Sys<bool>,
-    ) -> bool {
+    ) -> Verdict {
         let seized = self.take(number, stop);
         let Some(stop) = stop else {
-            return true;
+            return Verdict::GoOn;
         };
         let is_stranger = seized.as_ref().is_some_and(|seized| seized.ready.is_none());
         if stop == Stop::Executed && !is_stranger {
             let ready = seized.and_then(|seized| seized.ready);
             let same = ready.map(|ready| look(&|target| ready.is_what_runs(target, mediation)));
             if same != Some(Ok(true)) && trace::is_stopped(number) {
-                return false;
+                return Verdict::KillAll;
             }
         }
         trace::release(number, stop);
-        true
+        Verdict::GoOn
     }
 
     /// Takes note of a stop after the end: a stranger is released, whoever else is killed.
@@ -566,7 +566,8 @@ mod tests {
             child.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
             let stop = Stop::from_status(wait(thread));
             assert!(stop.is_some());
-            assert!(executing.changed(thread, stop, &mediation, |_| unreachable!()));
+            let verdict = executing.changed(thread, stop, &mediation, |_| unreachable!());
+            assert_eq!(verdict, Verdict::GoOn);
             assert!(!executing.has_strangers());
             assert_eq!(stdout.next().unwrap().unwrap(), "instead");
             assert!(child.wait().unwrap().success());

@@ -74,6 +74,13 @@ const PAUSE: u64 = 5_000_000;
 /// Nanoseconds between two looks at whether those who are held in a full table still live.
 const LOOK: u64 = 50_000_000;
 
+/// Whether the execution may go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    GoOn,
+    KillAll,
+}
+
 /// What became of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Performed {
@@ -173,9 +180,9 @@ impl<'p> Notifier<'p> {
         due.chain(look).min()
     }
 
-    /// Takes note of a thread or process that has stopped or ended. `false`: it is about to run what
-    /// was not allowed, and everything is to be killed.
-    pub(super) fn changed(&mut self, number: i32, stop: Option<Stop>) -> bool {
+    /// Takes note of a thread or process that has stopped or ended. Nothing goes on when it is about
+    /// to run what was not allowed.
+    pub(super) fn changed(&mut self, number: i32, stop: Option<Stop>) -> Verdict {
         let Self {
             mediation: Some(mediation),
             rights,
@@ -184,16 +191,16 @@ impl<'p> Notifier<'p> {
             ..
         } = self
         else {
-            return true;
+            return Verdict::GoOn;
         };
         let process = number.cast_unsigned();
-        let good = executing.changed(number, stop, mediation, |is_allowed| {
+        let verdict = executing.changed(number, stop, mediation, |is_allowed| {
             rights.as_program(|| is_allowed(&Target::stopped(process, *own_processes)?))
         });
-        if !good {
+        if verdict == Verdict::KillAll {
             let _ = self.tell_of_image(process);
         }
-        good
+        verdict
     }
 
     /// Takes note of one that has stopped or ended while everything is being killed.
@@ -226,17 +233,17 @@ impl<'p> Notifier<'p> {
     }
 
     /// Does what is due, takes one answer and serves one notification, if these events are on the
-    /// listener and on the questions. Says whether everything is to be killed.
-    pub(super) fn serve(&mut self, [listened, answered]: [i16; 2], now: u64) -> bool {
+    /// listener and on the questions.
+    pub(super) fn serve(&mut self, [listened, answered]: [i16; 2], now: u64) -> Verdict {
         let (Some(listener), Some(mediation)) = (self.listener, self.mediation) else {
-            return false;
+            return Verdict::GoOn;
         };
         let mut server = Server {
             notifier: self,
             listener,
             mediation,
             now,
-            kill: false,
+            verdict: Verdict::GoOn,
         };
         // Before any answer to what they asked.
         server.forget_dead();
@@ -250,13 +257,13 @@ impl<'p> Notifier<'p> {
                 server.begin(call);
             }
         }
-        let kill = server.kill;
+        let verdict = server.verdict;
         if listened != 0 && listened & libc::POLLIN == 0 {
             // Nobody is left who could call.
             sys::close(listener);
             self.listener = None;
         }
-        kill
+        verdict
     }
 }
 
@@ -266,7 +273,7 @@ struct Server<'n, 'p> {
     listener: RawFd,
     mediation: &'p Mediation,
     now: u64,
-    kill: bool,
+    verdict: Verdict,
 }
 
 impl Server<'_, '_> {
@@ -429,7 +436,7 @@ impl Server<'_, '_> {
             Decision::Allow => self.perform(held.call, held.act),
             Decision::Deny(errno) => listener::answer(self.listener, id, Err(Errno(errno))),
             // Without an answer the program does not go on until it is killed.
-            Decision::Kill => self.kill = true,
+            Decision::Kill => self.verdict = Verdict::KillAll,
         }
     }
 

@@ -200,16 +200,28 @@ impl Target {
     /// The number of the whole process, as this one counts.
     pub(super) fn process(&self, own_processes: bool) -> Sys<i32> {
         let path = self.proc_path(b"/status");
-        let mut buffer = [0; 4096];
-        let text = sys::read_file(libc::AT_FDCWD, path.as_c_str(), &mut buffer)?;
-        // The last one of a list is that of the innermost namespace.
+        let file = sys::openat(libc::AT_FDCWD, path.as_c_str(), libc::O_RDONLY, 0).map(Fd)?;
         let key: &[u8] = if own_processes { b"NStgid:" } else { b"Tgid:" };
-        let mut lines = text.split(|byte| *byte == b'\n');
-        let list = lines.find_map(|line| line.strip_prefix(key));
-        let last = list.and_then(|list| list.trim_ascii().rsplit(u8::is_ascii_whitespace).next());
-        last.and_then(|digits| number(digits, 10))
-            .and_then(|number| i32::try_from(number).ok())
-            .ok_or(OUTSIDE)
+        let (mut line, mut len) = ([0; 256], 0_usize);
+        loop {
+            let mut buffer = [0; 1024];
+            let read = match sys::read(file.0, &mut buffer)? {
+                0 => return Err(OUTSIDE),
+                read => buffer.get(..read).unwrap_or_default(),
+            };
+            for byte in read {
+                if *byte == b'\n' {
+                    if let Some(list) = line.get(..len).and_then(|line| line.strip_prefix(key)) {
+                        return last_number(list).ok_or(OUTSIDE);
+                    }
+                    len = 0;
+                } else if let Some(slot) = line.get_mut(len) {
+                    // The line with all groups is much longer, and not the one.
+                    *slot = *byte;
+                    len = len.saturating_add(1);
+                }
+            }
+        }
     }
 
     /// The number with this key that the kernel gave to a new program.
@@ -226,6 +238,13 @@ impl Target {
         }
         Err(OUTSIDE)
     }
+}
+
+/// Of a list of a process's numbers, that in the innermost namespace.
+fn last_number(list: &[u8]) -> Option<i32> {
+    let last = list.trim_ascii().rsplit(u8::is_ascii_whitespace).next();
+    last.and_then(|digits| number(digits, 10))
+        .and_then(|number| i32::try_from(number).ok())
 }
 
 /// A descriptor that is not there.
