@@ -295,3 +295,18 @@ fn nothing_survives_for_an_unprivileged_caller_either() {
     let _guard = alone();
     common::repeat_unprivileged(&["nothing_survives_for_an_unprivileged_caller_either"]);
 }
+
+#[test]
+fn a_process_whose_first_thread_has_ended_ends_with_the_others() {
+    let _guard = alone();
+    let code = "
+import ctypes, os, threading, time
+threading.Thread(target=lambda: time.sleep(1000)).start()
+ctypes.CDLL(None).syscall(93 if os.uname().machine == 'aarch64' else 60, 0)
+";
+    for mode in MODES {
+        let mut spec = common::python(code, mode);
+        spec.limits.wall = Some(Duration::from_millis(500));
+        assert_eq!(run(spec).report.ended, Ended::TimedOut, "{mode:?}");
+    }
+}

@@ -21,6 +21,8 @@ use std::os::fd::RawFd;
 
 /// One more than the largest process number of a 64-bit kernel.
 const PIDS: usize = 4 << 20;
+/// Fields between a process's parent and the number of its threads, in `/proc/PID/stat`.
+const THREADS: usize = 15;
 /// Walks that stop; a sandbox in which somebody new appears every time is killed on the run.
 const WALKS: u32 = 512;
 
@@ -128,7 +130,7 @@ fn number(digits: &[u8]) -> Option<i32> {
     number.filter(|number| *number > 0)
 }
 
-/// The parent of a process that is not a zombie.
+/// The parent of a process of which at least one thread lives.
 fn parent_of(proc: RawFd, pid: &CStr) -> Option<i32> {
     let mut path = [0_u8; 24];
     let digits = pid.to_bytes();
@@ -136,7 +138,7 @@ fn parent_of(proc: RawFd, pid: &CStr) -> Option<i32> {
     path.get_mut(digits.len()..digits.len() + 5)?
         .copy_from_slice(b"/stat");
     let path = CStr::from_bytes_until_nul(&path).ok()?;
-    let mut buffer = [0_u8; 256];
+    let mut buffer = [0_u8; 512];
     parent_in(sys::read_file(proc, path, &mut buffer).ok()?)
 }
 
@@ -145,10 +147,11 @@ fn parent_of(proc: RawFd, pid: &CStr) -> Option<i32> {
 fn parent_in(stat: &[u8]) -> Option<i32> {
     let end = stat.iter().rposition(|byte| *byte == b')')?;
     let mut fields = stat.get(end + 1..)?.split(|byte| *byte == b' ').skip(1);
-    if fields.next()? == b"Z" {
-        return None;
-    }
-    number(fields.next()?)
+    let state = fields.next()?;
+    let parent = number(fields.next()?)?;
+    // The state is that of the first thread, which the others can outlive.
+    let is_alive = state != b"Z" || number(fields.nth(THREADS)?)? > 1;
+    is_alive.then_some(parent)
 }
 
 /// A set of process numbers.
@@ -254,6 +257,11 @@ mod tests {
     fn a_name_in_parentheses_cannot_lie() {
         assert_eq!(parent_in(b"7 (sh) S 5 7 7"), Some(5));
         assert_eq!(parent_in(b"7 (x) S 1 ) R 5 7"), Some(5));
+        let zombie = "7 (sh) Z 5 7 7 0 -1 4228108 6 0 0 0 0 0 0 0 20 0 ";
+        for (threads, parent) in [("1", None), ("2", Some(5)), ("", None)] {
+            let stat = format!("{zombie}{threads} 0 8 0 0");
+            assert_eq!(parent_in(stat.as_bytes()), parent);
+        }
         assert_eq!(parent_in(b"7 (sh) Z 5 7 7"), None);
         assert_eq!(parent_in(b"7 (sh"), None);
         assert_eq!(number(b"12x"), None);
