@@ -273,6 +273,23 @@ fn earlier(one: Option<u64>, other: Option<u64>) -> Option<u64> {
     one.into_iter().chain(other).min()
 }
 
+/// No limit is reached before this moment, if ever. An error: one is reached.
+fn next_limit(plan: &Plan, state: &State, time: u64) -> Result<Option<u64>, Cause> {
+    let deadline = state.deadline(plan);
+    if deadline.is_some_and(|deadline| time >= deadline) {
+        return Err(Cause::TimedOut);
+    }
+    let Some(limit) = plan.cpu.filter(|_| state.begun) else {
+        return Ok(deadline);
+    };
+    let left = limit.saturating_sub(state.used(plan));
+    if left == 0 {
+        return Err(Cause::CpuExceeded);
+    }
+    let pause = cpu_pause(plan, left);
+    Ok(earlier(deadline, Some(time.saturating_add(pause))))
+}
+
 /// Waits for the end or a reason for it. `None`: the caller is gone.
 fn watch(
     plan: &Plan,
@@ -290,18 +307,10 @@ fn watch(
     ];
     loop {
         let time = now();
-        let deadline = state.deadline(plan);
-        let mut wake = deadline;
-        if deadline.is_some_and(|deadline| time >= deadline) {
-            return Some(Cause::TimedOut);
-        }
-        if let Some(limit) = plan.cpu.filter(|_| state.begun) {
-            let left = limit.saturating_sub(state.used(plan));
-            if left == 0 {
-                return Some(Cause::CpuExceeded);
-            }
-            wake = earlier(wake, Some(time.saturating_add(cpu_pause(plan, left))));
-        }
+        let mut wake = match next_limit(plan, state, time) {
+            Ok(wake) => wake,
+            Err(reached) => return Some(reached),
+        };
         let [listener, questions] = notifier.descriptors();
         (fds[3].fd, fds[4].fd) = (listener, questions);
         wake = earlier(wake, notifier.wake());

@@ -284,4 +284,49 @@ mod tests {
         a.clear();
         assert!(a.is_within(&b) && !a.has(1));
     }
+
+    struct Seizing;
+
+    impl Witness for Seizing {
+        fn reaped(&mut self, _: i32, _: i32) {}
+
+        fn has_strangers(&self) -> bool {
+            true
+        }
+    }
+
+    /// Who is seized and no descendant goes on, and is not waited for.
+    #[test]
+    fn strangers_are_not_waited_for() {
+        use crate::init::trace::{Reach, seize};
+        // SAFETY: takes no pointers.
+        if unsafe { libc::geteuid() } != 0 {
+            return eprintln!("SKIPPED: only root may seize who is no descendant");
+        }
+        let mut stranger = std::process::Command::new("sleep").arg("1000").spawn();
+        let stranger = stranger.as_mut().unwrap();
+        let number = i32::try_from(stranger.id()).unwrap();
+        // SAFETY: the new processes make only raw system calls.
+        let sweeper = unsafe { libc::fork() };
+        if sweeper == 0 {
+            // SAFETY: see above.
+            if unsafe { libc::fork() } == 0 {
+                loop {
+                    // SAFETY: takes no pointers.
+                    unsafe { libc::pause() };
+                }
+            }
+            let seized = seize(number, Reach::Host);
+            end_descendants(&mut Seizing);
+            sys::exit(if seized.is_ok() { 7 } else { 8 });
+        }
+        let mut status = 0;
+        // SAFETY: the call writes one int.
+        let ended = unsafe { libc::waitpid(sweeper, &raw mut status, 0) };
+        assert_eq!(ended, sweeper);
+        assert_eq!(libc::WEXITSTATUS(status), 7);
+        assert_eq!(stranger.try_wait().unwrap(), None);
+        stranger.kill().unwrap();
+        stranger.wait().unwrap();
+    }
 }
