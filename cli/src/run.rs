@@ -4,7 +4,7 @@ use crate::json::RunReport;
 use crate::options::Options;
 use crate::status::Status;
 use crate::text::{json_line, tell};
-use crate::tty::Connected;
+use crate::tty::{Connected, Fatal};
 use anyhow::Context as _;
 use clap::Args;
 use ringfence::{CollectError, Collected, Command, Language, Report, SkippedFile, Stdio};
@@ -72,11 +72,15 @@ fn execute(options: &Options, command: Command) -> anyhow::Result<Status> {
         let connected = options.tty.then(|| Connected::new(child.killer()));
         let connected = connected.transpose()?;
         let report = child.wait()?;
-        drop(connected);
+        let fatal = connected.and_then(Connected::end);
         if let Some(reason) = crate::json::limit_message(&report) {
             tell(&reason);
         }
-        return Ok(told(&child.collected(), &report));
+        let status = told(&child.collected(), &report);
+        // The VM is gone with it.
+        drop(child);
+        fatal.into_iter().for_each(Fatal::leave);
+        return Ok(status);
     }
     let output = command
         .stdout(Stdio::piped())

@@ -116,14 +116,31 @@ fn leave_soon(shared: Arc<Shared>) {
     });
 }
 
+/// A signal that is to end this command.
+#[derive(Debug)]
+pub(crate) struct Fatal(Arc<Shared>);
+
+impl Fatal {
+    /// Ends it.
+    pub(crate) fn leave(self) {
+        self.0.leave();
+    }
+}
+
+impl Connected {
+    /// Puts things back as they were. What is returned is for when nothing is left of the program.
+    pub(crate) fn end(self) -> Option<Fatal> {
+        let shared = Arc::clone(&self.shared);
+        drop(self);
+        (shared.fatal.load(Ordering::Acquire) != 0).then_some(Fatal(shared))
+    }
+}
+
 impl Drop for Connected {
     fn drop(&mut self) {
         self.shared.restore();
         self.signals.close();
         // It does not panic.
         let _ = self.thread.take().map(JoinHandle::join);
-        if self.shared.fatal.load(Ordering::Acquire) != 0 {
-            self.shared.leave();
-        }
     }
 }

@@ -71,7 +71,7 @@ fn a_killed_command(lab: &Lab) {
     terminal.until("begun");
     terminal.until_changed(&settings);
     running.signal(Signal::TERM);
-    running.finish().assert_signal(15);
+    running.finish_killed().assert_signal(15);
     assert_eq!(terminal.settings(), settings);
 }
 
