@@ -196,8 +196,7 @@ pub(crate) fn host_tree(
         .iter()
         .map(|(path, directory)| rule(path, read(), !directory, true))
         .collect();
-    // `tty` is whatever terminal a process has, and none of the caller's can be had.
-    for name in crate::view::DEVICES.iter().chain(&["tty"]) {
+    for name in crate::view::devices() {
         rules.push(rule(&Path::new("/dev").join(name), device(), true, true));
     }
     let facts = read() & !AccessFs::Execute;

@@ -3,7 +3,6 @@
 use crate::namespaces::Attempt;
 use crate::plan::{MediatedRoot, Mediation, Supervised};
 use crate::seccomp::{self, FilterError, Separated};
-use crate::sys::{self, Errno};
 use crate::{Layer, SpawnError, Spec, confine, view};
 use ringfence_protocol::Operation;
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -52,18 +51,10 @@ pub(crate) fn plan(
 
 /// A number that cannot be guessed.
 fn random() -> Result<u64, SpawnError> {
-    let mut bytes = [0_u8; size_of::<u64>()];
-    let args = [bytes.as_mut_ptr() as usize, bytes.len(), 0];
-    #[expect(unsafe_code, reason = "a system call")]
-    // SAFETY: the kernel writes at most the length of the bytes to them.
-    let filled = sys::retry(|| unsafe { sys::call(libc::SYS_getrandom, args) });
-    match filled {
-        Ok(len) if len == bytes.len() => Ok(u64::from_ne_bytes(bytes)),
-        other => Err(SpawnError::Prepare {
-            step: "draw a random number",
-            source: other.err().unwrap_or(Errno(libc::EIO)).into(),
-        }),
-    }
+    getrandom::u64().map_err(|error| SpawnError::Prepare {
+        step: "draw a random number",
+        source: error.into(),
+    })
 }
 
 fn roots(

@@ -246,7 +246,13 @@ fn exposed(path: &Path, host: &Host) -> Resolved {
     let canonical = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
     let mut prefixes = Vec::new();
     let home = host.home();
-    prefixes.extend(virtual_environment(path).filter(|root| !holds_a_home(root, home.as_deref())));
+    if let Some(root) = virtual_environment(path) {
+        // Where its name is a link, the grant of a directory around it shows that link as such.
+        let real = root.canonicalize().unwrap_or_else(|_| root.clone());
+        if !holds_a_home(&root, home.as_deref()) && !holds_a_home(&real, home.as_deref()) {
+            prefixes.extend([root, real]);
+        }
+    }
     if !is_system(&canonical) {
         prefixes.push(prefix_of(&canonical, home.as_deref()));
     }

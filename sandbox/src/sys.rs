@@ -454,6 +454,21 @@ pub(crate) fn block_signals(set: u64) -> u64 {
     old
 }
 
+/// Gives a signal its default action.
+pub(crate) fn default_action(signal: i32) -> Sys<()> {
+    // `struct kernel_sigaction` with everything zero: SIG_DFL, no flags, no restorer, no mask.
+    let default = [0_u64; 4];
+    let args = [
+        signed(signal),
+        default.as_ptr() as usize,
+        0,
+        size_of::<u64>(),
+    ];
+    // SAFETY: the kernel reads a `kernel_sigaction` of at most four words. The table of actions is
+    // this process's own.
+    unsafe { call(libc::SYS_rt_sigaction, args) }.map(drop)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

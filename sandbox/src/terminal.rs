@@ -6,6 +6,7 @@
 //! none.
 
 use ringfence_protocol::TerminalSize;
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 use std::io;
@@ -31,6 +32,15 @@ impl Terminal {
     /// Takes one of the sandbox's own for the one of the host.
     pub(crate) fn replace(&mut self, own: OwnedFd) {
         self.0 = own;
+    }
+
+    /// From now on nobody waits in a read or a write, whichever copy of the descriptor it is on.
+    ///
+    /// # Errors
+    /// The system's own.
+    pub fn set_nonblocking(&self) -> io::Result<()> {
+        let flags = fcntl_getfl(&self.0)?;
+        Ok(fcntl_setfl(&self.0, flags | OFlags::NONBLOCK)?)
     }
 
     /// Gives it another size, and tells the program (`SIGWINCH`).

@@ -21,6 +21,12 @@ pub(crate) const WORKSPACE: &str = "/workspace";
 /// Devices that hold nothing.
 pub(crate) const DEVICES: &[&str] = &["null", "zero", "full", "random", "urandom"];
 
+/// All devices of the host that a program has. `tty` is whatever terminal a process has, and none of
+/// the caller's can be had.
+pub(crate) fn devices() -> impl Iterator<Item = &'static str> {
+    DEVICES.iter().copied().chain(["tty"])
+}
+
 /// Files of `/etc` that say nothing of this host.
 const SYNTHETIC: &[(&str, &str)] = &[
     (
@@ -95,12 +101,11 @@ impl Builder {
         }
     }
 
+    /// Adds a bind, unless what is nearest above it shows the same already.
     fn bind(&mut self, shown: Shown) {
-        let covered = self.binds.iter().any(|other| {
-            let as_much = other.access == shown.access || shown.granted.is_none();
-            as_much && other.has(&shown)
-        });
-        if !covered {
+        let above = self.binds.iter().filter(|other| other.has(&shown));
+        let nearest = above.max_by_key(|other| other.target.components().count());
+        if nearest.is_none_or(|nearest| nearest.access != shown.access) {
             self.binds.push(shown);
         }
     }
@@ -129,6 +134,10 @@ impl Builder {
                 ),
             });
         }
+        // A part of the system, or the program itself, may lie within what is granted for writing,
+        // and a name of the program may be a link there.
+        self.binds
+            .retain(|other| other.granted.is_some() || !shown.has(other));
         self.bind(shown);
         Ok(())
     }
@@ -151,7 +160,7 @@ impl Builder {
 /// The private root for a program.
 pub(crate) fn private_root(
     resolved: &Resolved,
-    grants: Vec<Opened>,
+    mut grants: Vec<Opened>,
     limits: &Limits,
 ) -> Result<Root, SpawnError> {
     let mut builder = Builder::default();
@@ -172,8 +181,7 @@ pub(crate) fn private_root(
     for path in &resolved.prefixes {
         builder.bind(Shown::of_host(path, path.is_dir()));
     }
-    // `tty` is whatever terminal a process has, and none of the caller's can be had.
-    for name in DEVICES.iter().chain(&["tty"]) {
+    for name in devices() {
         let path = Path::new("/dev").join(name);
         if path.exists() {
             builder.binds.push(Shown {
@@ -193,6 +201,7 @@ pub(crate) fn private_root(
             .links
             .push((target.into(), Path::new("/dev").join(name)));
     }
+    grants.sort_by_key(|grant| grant.target.components().count());
     for grant in grants {
         builder.grant(grant)?;
     }
@@ -300,6 +309,7 @@ pub(crate) fn c_string(path: &Path) -> Result<CString, SpawnError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Grant;
 
     #[test]
     fn the_size_of_the_workspace_is_an_option_of_its_file_system() {
@@ -332,6 +342,79 @@ mod tests {
             }
             assert_ne!(target, "");
             assert_ne!(target, "etc");
+        }
+    }
+
+    /// The binds of the private root below `top`, and which of them can be written to.
+    fn writable(
+        top: &Path,
+        grants: &[(&Path, Access)],
+        resolved: &Resolved,
+    ) -> Vec<(PathBuf, bool)> {
+        let grants: Vec<Grant> = grants
+            .iter()
+            .map(|(path, access)| Grant {
+                path: path.into(),
+                destination: None,
+                access: *access,
+            })
+            .collect();
+        let opened = crate::grants::open(&grants, &[]).unwrap();
+        let root = private_root(resolved, opened, &Limits::default()).unwrap();
+        let binds = root.binds.into_iter();
+        let mut shown: Vec<(PathBuf, bool)> = binds
+            .map(|bind| {
+                let target = Path::new("/").join(bind.target.to_str().unwrap());
+                (target, bind.writable)
+            })
+            .filter(|(target, _)| target.starts_with(top))
+            .collect();
+        shown.sort();
+        shown
+    }
+
+    #[test]
+    fn what_is_nearest_to_a_place_says_whether_it_can_be_written_in_whatever_order() {
+        let resolved = Resolved::of_system("/usr/bin/true".into());
+        let [usr, bin, env] = ["/usr", "/usr/bin", "/usr/bin/env"].map(Path::new);
+        let grants = [
+            (usr, Access::ReadWrite),
+            (bin, Access::Read),
+            (env, Access::ReadWrite),
+        ];
+        let expected = [(usr, true), (bin, false), (env, true)]
+            .map(|(target, writable)| (target.to_path_buf(), writable));
+        for order in [
+            [0, 1, 2],
+            [0, 2, 1],
+            [1, 0, 2],
+            [1, 2, 0],
+            [2, 0, 1],
+            [2, 1, 0],
+        ] {
+            let grants = order.map(|index| *grants.get(index).unwrap());
+            assert_eq!(writable(usr, &grants, &resolved), expected, "{grants:?}");
+        }
+        let reading = [(bin, Access::Read), (usr, Access::Read)];
+        assert_eq!(
+            writable(usr, &reading, &resolved),
+            [(usr.to_path_buf(), false)]
+        );
+    }
+
+    #[test]
+    fn a_program_within_what_is_granted_is_as_writable_as_that() {
+        let place = tempfile::tempdir().unwrap();
+        let top = place.path().canonicalize().unwrap();
+        let environment = top.join("environment");
+        fs::create_dir(&environment).unwrap();
+        let mut resolved = Resolved::of_system(environment.join("bin/tool"));
+        resolved.prefixes = vec![environment.clone()];
+        let alone = writable(&top, &[], &resolved);
+        assert_eq!(alone, [(environment, false)]);
+        for (access, expected) in [(Access::Read, false), (Access::ReadWrite, true)] {
+            let shown = writable(&top, &[(&top, access)], &resolved);
+            assert_eq!(shown, [(top.clone(), expected)]);
         }
     }
 }

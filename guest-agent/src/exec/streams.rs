@@ -1,7 +1,6 @@
 //! The program's streams, as the agent's runtime reads and writes them.
 
 use ringfence_sandbox::{Running, Terminal};
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
@@ -36,9 +35,8 @@ impl Streams {
     }
 
     fn of_terminal(terminal: Terminal) -> io::Result<Self> {
-        // For all copies of the descriptor; the runtime does it for pipes by itself.
-        let flags = fcntl_getfl(&terminal)?;
-        fcntl_setfl(&terminal, flags | OFlags::NONBLOCK)?;
+        // The runtime does it for pipes by itself.
+        terminal.set_nonblocking()?;
         let copy = || terminal.as_fd().try_clone_to_owned();
         Ok(Self {
             stdin: pipe::Sender::from_owned_fd_unchecked(copy()?)?,

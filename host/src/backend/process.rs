@@ -57,11 +57,13 @@ pub(super) fn start(
         control: Arc::new(Process {
             killer: running.killer(),
             terminal: running.terminal.take(),
-            keys: Mutex::new(streams.keys),
-            running: Mutex::new(Some(running)),
+            ongoing: Mutex::new(Some(Ongoing {
+                running,
+                keys: streams.keys,
+                supervised: supervised.transpose()?,
+            })),
             collecting,
             limit,
-            supervised: Mutex::new(supervised.transpose()?),
         }),
         isolation: Isolation::Process,
         engine: None,
@@ -159,12 +161,19 @@ fn spec(config: &Config, request: Request) -> Result<Spec, Error> {
 struct Process {
     killer: Killer,
     terminal: Option<Terminal>,
-    keys: Mutex<Option<Keys>>,
-    running: Mutex<Option<Running>>,
+    /// Until it is waited for.
+    ongoing: Mutex<Option<Ongoing>>,
     collecting: Option<(Arc<Collecting>, Patterns)>,
     /// Bytes that the workspace may hold.
     limit: Option<u64>,
-    supervised: Mutex<Option<Supervised>>,
+}
+
+/// What ends with the execution.
+#[derive(Debug)]
+struct Ongoing {
+    running: Running,
+    keys: Option<Keys>,
+    supervised: Option<Supervised>,
 }
 
 /// The questions of a supervised program on their way to its policy.
@@ -217,12 +226,17 @@ impl Control for Process {
     }
 
     fn wait(&self) -> Result<Report, Error> {
-        let running = self
-            .running
+        let ongoing = self
+            .ongoing
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        let Some(running) = running else {
+        let Some(Ongoing {
+            running,
+            keys,
+            supervised,
+        }) = ongoing
+        else {
             return Err(Error::Sandbox {
                 message: "the program was waited for twice".into(),
             });
@@ -237,17 +251,7 @@ impl Control for Process {
         }
         let mut report = finished.report.clone();
         drop(finished);
-        let keys = self
-            .keys
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
         keys.into_iter().for_each(Keys::end);
-        let supervised = self
-            .supervised
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
         report
             .violations
             .extend(supervised.map(Supervised::end).unwrap_or_default());

@@ -6,7 +6,7 @@
 #![expect(unsafe_code, reason = "system calls that take structures")]
 
 use super::notify::{self, Channel};
-use super::{Done, Ready, User, add_rule, at, item};
+use super::{Done, Ready, User, add_rule, at, item, terminal};
 use crate::plan::{Identity, Plan, Rlimit};
 use crate::sys::{self, Errno, Sys, signed};
 use crate::wire::{Failure, Step};
@@ -65,7 +65,7 @@ fn prepare(plan: &Plan, ready: &Ready, parent: i32, channel: Option<&Channel>) -
         sys::dup3(fd, stream, 0).map_err(at(Step::Streams))?;
     }
     if plan.terminal {
-        control_terminal().map_err(at(Step::Streams))?;
+        terminal::control().map_err(at(Step::Streams))?;
     }
     sys::fchdir(ready.workspace).map_err(at(Step::WorkingDirectory))?;
     super::umask(0o022);
@@ -91,13 +91,6 @@ fn prepare(plan: &Plan, ready: &Ready, parent: i32, channel: Option<&Channel>) -
     set_limits(plan, is_on_files)
 }
 
-/// Makes standard input the terminal of this session, of which this process is the leader.
-fn control_terminal() -> Sys<()> {
-    let request = usize::try_from(libc::TIOCSCTTY).map_err(|_range| Errno(libc::EINVAL))?;
-    // SAFETY: takes no pointers.
-    unsafe { sys::call(libc::SYS_ioctl, [0, request, 0]) }.map(drop)
-}
-
 fn is_on_files(limit: Rlimit) -> bool {
     i64::from(limit.resource) == i64::from(libc::RLIMIT_NOFILE)
 }
@@ -114,13 +107,9 @@ fn set_limits(plan: &Plan, kind: impl Fn(Rlimit) -> bool) -> Done {
 
 /// What the caller ignores would stay ignored over `execve`.
 fn default_signals() {
-    // `struct kernel_sigaction` with everything zero: SIG_DFL, no flags, no restorer, no mask.
-    let default = [0_u64; 4];
     for signal in 1..=64 {
-        let args = [signal, default.as_ptr() as usize, 0, size_of::<u64>()];
-        // SAFETY: the kernel reads a `kernel_sigaction` of at most four words. SIGKILL and SIGSTOP
-        // are refused, which changes nothing.
-        let _ = unsafe { sys::call(libc::SYS_rt_sigaction, args) };
+        // SIGKILL and SIGSTOP are refused, which changes nothing.
+        let _ = sys::default_action(signal);
     }
 }
 

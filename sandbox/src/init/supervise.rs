@@ -211,17 +211,7 @@ fn start<'p>(plan: &'p Plan, ready: &Ready) -> Result<(i32, RawFd, Notifier<'p>)
 ///
 /// The caller may ignore the signal, or have it sent for ends alone.
 fn child_signals() -> sys::Sys<RawFd> {
-    // `struct kernel_sigaction` with everything zero: SIG_DFL, no flags, no restorer, no mask.
-    let default = [0_u64; 4];
-    let args = [
-        signed(libc::SIGCHLD),
-        default.as_ptr() as usize,
-        0,
-        size_of::<u64>(),
-    ];
-    // SAFETY: the kernel reads a `kernel_sigaction` of at most four words. The table of actions is
-    // this process's own.
-    unsafe { sys::call(libc::SYS_rt_sigaction, args) }?;
+    sys::default_action(libc::SIGCHLD)?;
     let set: u64 = 1 << (libc::SIGCHLD - 1);
     let flags = libc::SFD_CLOEXEC | libc::SFD_NONBLOCK;
     let args = [

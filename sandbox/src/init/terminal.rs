@@ -36,6 +36,11 @@ pub(super) fn own(plan: &Plan) -> Sys<Option<RawFd>> {
     Ok(Some(terminal))
 }
 
+/// Makes standard input the terminal of this session, of which this process is the leader.
+pub(super) fn control() -> Sys<()> {
+    request(0, libc::TIOCSCTTY, 0).map(drop)
+}
+
 fn request(fd: RawFd, request: libc::Ioctl, argument: usize) -> Sys<usize> {
     let request = usize::try_from(request).map_err(|_range| Errno(libc::EINVAL))?;
     // SAFETY: the argument is a number or points to what the request reads or writes, which

@@ -107,7 +107,7 @@ pub(super) fn release(thread: i32, stop: Stop) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     #[test]
@@ -123,7 +123,7 @@ mod tests {
     }
 
     /// Waits for a change of a process.
-    fn change(pid: i32) -> i32 {
+    pub(in crate::init) fn change(pid: i32) -> i32 {
         let mut status = 0;
         // SAFETY: the call writes one int.
         let changed = unsafe { libc::waitpid(pid, &raw mut status, libc::__WALL) };
@@ -132,7 +132,7 @@ mod tests {
     }
 
     /// A shell that waits for a line.
-    fn shell(then: &str) -> (std::process::Child, i32) {
+    pub(in crate::init) fn shell(then: &str) -> (std::process::Child, i32) {
         use std::io::Read as _;
         use std::process::{Command, Stdio};
         let mut shell = Command::new("sh");

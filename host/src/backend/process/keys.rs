@@ -7,7 +7,6 @@
 use crate::pump::{BUFFER, ready, wait};
 use ringfence_sandbox::Terminal;
 use rustix::event::PollFlags;
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use std::fs::File;
 use std::io::{self, PipeReader, Read as _, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -20,9 +19,8 @@ pub(super) struct Keys(JoinHandle<()>);
 impl Keys {
     /// Passes on what is `typed` until `over` can be read.
     pub(super) fn start(typed: PipeReader, terminal: &Terminal, over: OwnedFd) -> io::Result<Self> {
-        // For all copies of the descriptor; whoever reads it waits by himself.
-        let flags = fcntl_getfl(terminal)?;
-        fcntl_setfl(terminal, flags | OFlags::NONBLOCK)?;
+        // Whoever reads it waits by himself.
+        terminal.set_nonblocking()?;
         let terminal = File::from(terminal.as_fd().try_clone_to_owned()?);
         let thread = thread::Builder::new().name("ringfence-keys".into());
         let thread = thread.spawn(move || pass_on(typed, &terminal, &over))?;

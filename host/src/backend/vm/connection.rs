@@ -165,6 +165,13 @@ impl From<ReceiveError> for Error {
     }
 }
 
+/// A message that makes no sense where it came.
+pub(super) fn unexpected() -> Error {
+    Error::Agent {
+        message: "the agent broke the protocol: an answer out of turn".into(),
+    }
+}
+
 /// Opens a connection: greets the agent and checks its greeting.
 pub(super) fn open(
     stream: UnixStream,

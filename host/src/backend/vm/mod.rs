@@ -233,9 +233,7 @@ impl<'g> Control<'g> {
         match self.receiver.receive()? {
             Some(ControlReply::Ok) => Ok(()),
             Some(ControlReply::Failed(failure)) => Err(Error::from_failure(failure)),
-            Some(_) => Err(Error::Agent {
-                message: "the agent broke the protocol: an answer out of turn".into(),
-            }),
+            Some(_) => Err(connection::unexpected()),
             None => Err(self.guest.gone()),
         }
     }

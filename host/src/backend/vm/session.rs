@@ -5,7 +5,7 @@
 //! connection's own; nothing is buffered beyond a frame.
 
 use super::Guest;
-use super::connection::{self, Deadline, ReceiveError, Receiver};
+use super::connection::{self, Deadline, ReceiveError, Receiver, unexpected};
 use super::outgoing::Outgoing;
 use super::request::{exec_message, send_exec};
 use crate::backend::watch::Watch;
@@ -127,12 +127,6 @@ pub(super) fn start(
 fn breach(Breach(what): Breach) -> Error {
     Error::Agent {
         message: format!("the agent broke the protocol: {what}"),
-    }
-}
-
-fn unexpected() -> Error {
-    Error::Agent {
-        message: "the agent broke the protocol: an answer out of turn".into(),
     }
 }
 

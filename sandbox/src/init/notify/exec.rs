@@ -527,26 +527,14 @@ mod tests {
         long[..2].copy_from_slice(b"#!");
         assert_eq!(of(&long), not_executable);
     }
+
     /// A number that is another's by the time that it is seized.
     #[test]
     fn strangers_are_let_go() {
-        use std::io::{BufRead as _, BufReader, Write as _};
-        use std::process::{Command, Stdio};
-        let wait = |pid: i32| {
-            let mut status = 0;
-            // SAFETY: the call writes one int.
-            let changed = unsafe { libc::waitpid(pid, &raw mut status, libc::__WALL) };
-            assert_eq!(changed, pid);
-            status
-        };
+        use crate::init::trace::tests::{change, shell};
+        use std::io::{Read as _, Write as _};
         for then in ["exec echo instead", "echo instead"] {
-            let mut shell = Command::new("sh");
-            let shell = shell.args(["-c", &format!("echo; read line; {then}")]);
-            let shell = shell.stdin(Stdio::piped()).stdout(Stdio::piped());
-            let mut child = shell.spawn().unwrap();
-            let mut stdout = BufReader::new(child.stdout.take().unwrap()).lines();
-            assert_eq!(stdout.next().unwrap().unwrap(), "");
-            let thread = i32::try_from(child.id()).unwrap();
+            let (mut child, thread) = shell(then);
             let mut executing = Executing::new(Reach::Host);
             let (rights, mediation) = (Rights::own(), no_roots());
             let ended = Err(Errno(libc::ENOENT));
@@ -564,12 +552,15 @@ mod tests {
             assert_eq!(executing.room(thread, 1), Some(0));
             assert_eq!(executing.room(1, 1), Some(1));
             child.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
-            let stop = Stop::from_status(wait(thread));
+            let stop = Stop::from_status(change(thread));
             assert!(stop.is_some());
             let verdict = executing.changed(thread, stop, &mediation, |_| unreachable!());
             assert_eq!(verdict, Verdict::GoOn);
             assert!(!executing.has_strangers());
-            assert_eq!(stdout.next().unwrap().unwrap(), "instead");
+            let mut said = String::new();
+            let stdout = child.stdout.as_mut().unwrap();
+            stdout.read_to_string(&mut said).unwrap();
+            assert_eq!(said, "instead\n");
             assert!(child.wait().unwrap().success());
         }
     }
