@@ -32,7 +32,7 @@ const ATTR_NOSUID: u64 = 2;
 const ATTR_NODEV: u64 = 4;
 /// Paths of the new root: within it, without links.
 const INSIDE: u64 = sys::BENEATH | sys::NO_SYMLINKS | sys::NO_MAGICLINKS;
-const SCRATCH: &CStr = c".scratch";
+const SCRATCH: &CStr = c"workspace";
 
 /// `struct mount_attr` of `mount_setattr`.
 #[repr(C)]
@@ -164,7 +164,6 @@ pub(super) fn decimal(mut number: u32, buffer: &mut [u8; 10]) -> &[u8] {
 /// What the program can write to.
 fn scratch(root: &Root, user: User) -> Done {
     let failed = at(Step::Workspace);
-    sys::mkdirat(HERE, SCRATCH, 0o755).map_err(&failed)?;
     let flags = libc::MS_NOSUID | libc::MS_NODEV;
     mount(
         c"tmpfs",
@@ -177,10 +176,12 @@ fn scratch(root: &Root, user: User) -> Done {
     if root.no_room {
         fill().map_err(&failed)?;
     }
+    // The workspace comes last: it covers the whole, which needs no name any more. To unmount that
+    // instead would wait for all processors.
     let parts: [(&CStr, &CStr); 3] = [
-        (c".scratch/workspace", c"workspace"),
-        (c".scratch/tmp", c"tmp"),
-        (c".scratch/shm", c"dev/shm"),
+        (c"workspace/tmp", c"tmp"),
+        (c"workspace/shm", c"dev/shm"),
+        (c"workspace/workspace", c"workspace"),
     ];
     for (source, target) in parts {
         private_directory(HERE, source, user).map_err(&failed)?;
@@ -189,9 +190,7 @@ fn scratch(root: &Root, user: User) -> Done {
         sys::close(tree);
         attached.map_err(&failed)?;
     }
-    // The parts stay; the whole needs no name.
-    umount_detached(SCRATCH).map_err(&failed)?;
-    sys::unlinkat(HERE, SCRATCH, libc::AT_REMOVEDIR).map_err(failed)
+    Ok(())
 }
 
 /// Takes the one page that a tmpfs has at least, with a file that has no name. It stays open in
