@@ -205,14 +205,14 @@ mod tests {
             cpu: Some(Duration::from_millis(1500)),
             ..Limits::default()
         };
-        assert_eq!(soft(&limits, libc::RLIMIT_CPU), Some(2));
+        assert_eq!(soft(&limits, number(libc::RLIMIT_CPU)), Some(2));
         let waits = rlimits(&limits, NOTHING, &OWN, true);
         assert!(
             waits
                 .iter()
-                .any(|limit| limit.resource == libc::RLIMIT_CPU && limit.soft == 3)
+                .any(|limit| limit.resource == number(libc::RLIMIT_CPU) && limit.soft == 3)
         );
-        assert_eq!(soft(&limits, libc::RLIMIT_CORE), Some(0));
-        assert_eq!(soft(&limits, libc::RLIMIT_FSIZE), None);
+        assert_eq!(soft(&limits, number(libc::RLIMIT_CORE)), Some(0));
+        assert_eq!(soft(&limits, number(libc::RLIMIT_FSIZE)), None);
     }
 }

@@ -32,7 +32,7 @@ pub(crate) fn wheel(shell: &Shell) -> anyhow::Result<Option<PathBuf>> {
     };
     let code = "import sys, sysconfig; print(sys.implementation.cache_tag, sysconfig.get_platform(), sep='-')";
     let tag = cmd!(shell, "{python} -c {code}").quiet().read()?;
-    let folder = pip::cache()?.join(format!("numpy-{version}-{tag}"));
+    let folder = ringfence_image::build::cache()?.join(format!("numpy-{version}-{tag}"));
     if !folder.exists() {
         eprintln!("downloading numpy {version} (17 MB, once)");
         let requirements = shell.current_dir().join("xtask/numpy.txt");

@@ -3,9 +3,8 @@
 //! pip knows the machine's package index or its mirror, and checks the digests.
 
 use anyhow::{Context as _, bail};
-use std::env;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use xshell::{Shell, cmd};
 
 /// What pip does with what the requirements demand.
@@ -88,22 +87,6 @@ fn refusal(words: &str) -> anyhow::Result<Got> {
         bail!("{words}");
     }
     Ok(Got::Nothing(words.to_owned()))
-}
-
-/// The folder in which the image's builder keeps its downloads, too.
-pub(crate) fn cache() -> anyhow::Result<PathBuf> {
-    let absolute = |name: &str| {
-        env::var_os(name)
-            .map(PathBuf::from)
-            .filter(|path| path.is_absolute())
-    };
-    if let Some(cache) = absolute(ringfence_image::build::ENV_CACHE) {
-        return Ok(cache);
-    }
-    absolute("XDG_CACHE_HOME")
-        .or_else(|| env::home_dir().map(|home| home.join(".cache")))
-        .map(|base| base.join("ringfence").join("build"))
-        .context("neither RINGFENCE_CACHE nor a home directory is known")
 }
 
 #[cfg(test)]

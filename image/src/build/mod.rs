@@ -56,11 +56,26 @@ pub use sources::{ENV_KEYRING, ENV_MIRROR, SourcesError};
 pub use tree::TreeError;
 pub use wanted::WantedError;
 
-use crate::{Arch, Digest, Image};
-use std::path::PathBuf;
+use crate::{Arch, Digest, Image, cache_directory};
+use std::env;
+use std::path::{self, PathBuf};
 
 /// The environment variable that names the folder for downloads and results of steps.
 pub const ENV_CACHE: &str = "RINGFENCE_CACHE";
+
+/// The folder for downloads and results of steps: that of [`ENV_CACHE`], or one in the user's cache.
+///
+/// # Errors
+/// [`Error::Image`] when neither `HOME` nor another variable names a directory.
+pub fn cache() -> Result<PathBuf, Error> {
+    match env::var_os(ENV_CACHE).filter(|value| !value.is_empty()) {
+        Some(folder) => {
+            let folder = PathBuf::from(folder);
+            Ok(path::absolute(&folder).unwrap_or(folder))
+        }
+        None => Ok(cache_directory()?.join("build")),
+    }
+}
 
 /// Where the guest's kernel comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -13,13 +13,13 @@ use super::rootfs;
 use super::sources::Mirror;
 use super::tree::TreeError;
 use super::wanted::Wanted;
-use super::{ENV_CACHE, Error, Kernel, LabParts, LockMode, Options};
-use crate::store::{cache_directory, default_directory};
+use super::{Error, Kernel, LabParts, LockMode, Options, cache};
+use crate::store::default_directory;
 use crate::{Digest, Image};
 use std::fs::{self, File};
+use std::io;
 use std::io::{BufWriter, Write as _};
 use std::path::{Path, PathBuf};
-use std::{env, io};
 
 /// Where apt is configured.
 const APT: &str = "/etc/apt";
@@ -133,11 +133,9 @@ struct Cache {
 
 impl Cache {
     fn open(options: &Options) -> Result<Self, Error> {
-        let variable = env::var_os(ENV_CACHE).filter(|value| !value.is_empty());
-        let folder = match (&options.cache, variable) {
-            (Some(folder), _) => folder.clone(),
-            (None, Some(folder)) => folder.into(),
-            (None, None) => cache_directory()?.join("build"),
+        let folder = match &options.cache {
+            Some(folder) => folder.clone(),
+            None => cache()?,
         };
         files::create_directory(&folder)?;
         let path = folder.join("lock");

@@ -40,7 +40,7 @@ pub(super) fn environment(shell: &Shell) -> anyhow::Result<Vec<(String, PathBuf)
 /// Where Zig is, after having it installed if need be.
 fn ensure_installed(shell: &Shell) -> anyhow::Result<PathBuf> {
     let version = pip::version(REQUIREMENTS, "ziglang")?;
-    let folder = pip::cache()?.join(format!("zig-{version}"));
+    let folder = ringfence_image::build::cache()?.join(format!("zig-{version}"));
     let zig = folder.join("ziglang").join("zig");
     if !zig.exists() {
         install(shell, &folder).with_context(|| {
