@@ -4,7 +4,9 @@
 
 mod common;
 
-use common::{MODES, finish, host_directories, processes_with, run, shell, spec, unique_seconds};
+use common::{
+    MODES, finish, host_directories, kill, processes_with, run, shell, spec, unique_seconds,
+};
 use ringfence_sandbox::{Ended, Namespaces, spawn};
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
@@ -107,6 +109,7 @@ fn mounts() -> usize {
     fs::read_to_string("/proc/self/mountinfo")
         .unwrap()
         .lines()
+        .filter(|line| line.contains("ringfence"))
         .count()
 }
 
@@ -264,13 +267,7 @@ fn a_killed_supervisor_takes_the_program_with_it_and_is_reported() {
             .nth(2)
             .unwrap()
             .to_owned();
-        assert!(
-            Command::new("kill")
-                .args(["-KILL", &supervisor])
-                .status()
-                .unwrap()
-                .success()
-        );
+        kill(supervisor.parse().unwrap());
         let error = running.wait().unwrap_err();
         assert!(error.to_string().contains("signal 9"), "{error}");
         assert!(eventually(|| processes_with(&marker).is_empty()));

@@ -178,12 +178,12 @@ fn limits_hold_while_somebody_thinks() {
         // More ask than the table holds.
         let script = "for i in $(seq 40); do (echo x >file$i) & done; wait";
         let mut spec = shell(script, mode);
-        spec.limits.wall = Some(Duration::from_millis(500));
+        spec.limits.wall = Some(Duration::from_secs(3));
         let begin = Instant::now();
         let (outcome, questions) = supervised(spec, &[Operation::Write], MINUTE, |_| None);
         assert_eq!(outcome.report.ended, Ended::TimedOut);
         assert_eq!(questions.len(), 16);
-        assert!(begin.elapsed() < Duration::from_secs(10));
+        assert!(begin.elapsed() < Duration::from_secs(60));
     }
 }
 
@@ -196,7 +196,7 @@ libc = ctypes.CDLL(None, use_errno=True)
 os.mkdir('one'); os.mkdir('two'); os.symlink('one', 'way')
 buffer = ctypes.create_string_buffer(b'way/file')
 def swap():
-    time.sleep(0.1)
+    time.sleep(0.5)
     os.symlink('two', 'next'); os.rename('next', 'way')
     ctypes.memmove(buffer, b'two/else', 8)
 thread = threading.Thread(target=swap); thread.start()
@@ -207,7 +207,7 @@ print(os.listdir('one'), os.listdir('two'))
     for mode in MODES {
         let (outcome, questions) =
             supervised(python(code, mode), &[Operation::Write], MINUTE, |_| {
-                thread::sleep(Duration::from_millis(300));
+                thread::sleep(Duration::from_millis(1500));
                 Some(Decision::Allow)
             });
         assert_eq!(outcome.text(), "['file'] []", "{}", outcome.errors());

@@ -392,7 +392,7 @@ else:
     sys.setswitchinterval(1e-5)
 number = 221 if os.uname().machine == 'aarch64' else 59
 vector = (ctypes.c_char_p * 2)(b'x', None)
-for round in range(400):
+while True:
     pid = os.fork()
     if pid == 0:
         if who == 'thread': threading.Thread(target=flip, daemon=True).start()
@@ -414,6 +414,7 @@ for round in range(400):
     {
         let code = format!("WHO, NAMES = {who:?}, {names:?}\n{code}");
         let mut spec = program(&code, mode);
+        spec.limits.wall = Some(Duration::from_secs(120));
         let image = std::fs::read("/usr/bin/true").unwrap();
         spec.files = vec![
             file("good", 0o755, &image),
@@ -431,7 +432,7 @@ for round in range(400):
             "{mode:?} {who} {scripts} {text}"
         );
         assert!(questions.iter().any(|name| good.ends_with(name.as_str())));
-        // Once in four hundred times it was caught, and is named.
+        // In the end it was caught, and is named.
         let named = if scripts { "sh" } else { evil };
         let last = questions.last().unwrap();
         assert!(last.ends_with(&format!("{named}!")), "{last}");

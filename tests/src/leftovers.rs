@@ -100,8 +100,11 @@ impl Before {
 /// holds the number of a living process. A path may also be gone by now.
 fn is_of_another(thing: &str) -> bool {
     let name = thing.rsplit([' ', '/', '@']).next().unwrap_or_default();
-    let mut numbers = name.split('-').filter_map(|part| part.parse().ok());
-    let lives = numbers.any(|pid: Number| pid != process::own() && process::is_alive(pid));
+    let numbers = name.split('-').filter_map(|part| part.parse().ok());
+    let numbers: Vec<Number> = numbers.collect();
+    // User, process and a running number, or a part of these; the process is the last but one.
+    let owner = numbers.get(numbers.len().saturating_sub(2));
+    let lives = owner.is_some_and(|pid| *pid != process::own() && process::is_alive(*pid));
     lives || thing.starts_with('/') && !Path::new(thing).exists()
 }
 

@@ -25,6 +25,12 @@ use std::time::Duration;
 /// With all that the kernel grants, and with the required layers alone.
 pub(crate) const MODES: [Namespaces; 2] = [Namespaces::Auto, Namespaces::Off];
 
+/// Kills a process of this kernel.
+pub(crate) fn kill(pid: i32) {
+    let pid = rustix::process::Pid::from_raw(pid).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+}
+
 /// Everything about an execution that has ended.
 #[derive(Debug)]
 pub(crate) struct Outcome {
@@ -203,9 +209,12 @@ pub(crate) fn repeat_unprivileged(skip: &[&str]) {
     }
     let home = tempfile::tempdir().unwrap();
     fs::set_permissions(home.path(), fs::Permissions::from_mode(0o777)).unwrap();
-    // A copy, because the build directory may be closed to others.
+    // A copy, because the build directory may be closed to others. Another process makes it: what
+    // this one had open for writing, the processes that other tests start would have open too.
     let copy = home.path().join("tests");
-    fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
+    let mut install = std::process::Command::new("install");
+    install.arg("-m755").arg(std::env::current_exe().unwrap());
+    assert!(install.arg(&copy).status().unwrap().success());
     let mut again = std::process::Command::new("/usr/bin/setpriv");
     again
         .args([

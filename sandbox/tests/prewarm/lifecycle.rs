@@ -1,6 +1,6 @@
 //! The pool itself: what it serves, what it replaces, how it ends and with whom.
 
-use crate::common::{MODES, file, finish, host_directories, run_with};
+use crate::common::{MODES, file, finish, host_directories, kill, run_with};
 use crate::{alone, pool, script};
 use ringfence_sandbox::{Interpreter, Namespaces, Pool, PoolError, Spec};
 use std::io::{BufRead as _, BufReader};
@@ -100,8 +100,7 @@ fn one_that_dies_while_it_waits_serves_nobody_and_is_replaced() {
         let pool = pool(mode, 3, |_| {});
         for round in 0..3 {
             for pid in waiting() {
-                let killed = Command::new("kill").args(["-9", &pid.to_string()]).status();
-                assert!(killed.unwrap().success());
+                kill(pid);
             }
             // Nothing of it is seen, whether the pool has noticed yet or not.
             let spec = script("print(6*7)", mode);

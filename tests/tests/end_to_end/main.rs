@@ -37,6 +37,9 @@ mod terminal;
 
 use libtest_mimic::{Arguments, Trial};
 use ringfence_tests::{Availability, Bench, Isolation, Lab, Scenario, process};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+use signal_hook::flag::register_conditional_shutdown;
+use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -62,6 +65,10 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
     process::adopt_orphans();
+    if let Err(error) = end_by_signals() {
+        eprintln!("the tests cannot run: {error}");
+        return ExitCode::FAILURE;
+    }
 
     let available = Isolation::ALL.map(|isolation| (isolation, isolation.availability()));
     let usable = available
@@ -86,6 +93,15 @@ fn main() -> ExitCode {
         );
     }
     conclusion.exit_code()
+}
+
+/// Lets signals end this process and what it starts, also where whoever started it ignores some, as a
+/// shell does for what runs in its background.
+fn end_by_signals() -> io::Result<()> {
+    for signal in [SIGHUP, SIGINT, SIGQUIT, SIGTERM] {
+        register_conditional_shutdown(signal, 128 + signal, Arc::new(true.into()))?;
+    }
+    Ok(())
 }
 
 /// The scenarios of one isolation. Where it cannot be had although it must, they are one failure.

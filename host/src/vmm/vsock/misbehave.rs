@@ -218,6 +218,8 @@ struct Books {
 struct Account {
     /// Bytes that the guest got.
     received: u64,
+    /// Bytes that it was done with, by the furthest that it ever said.
+    done: u64,
     /// Bytes that it was ready to get, at most, by all that it ever said.
     granted: u64,
 }
@@ -231,7 +233,9 @@ impl Books {
         let account = self.account(header.src_port, header.dst_port);
         // What it never got it cannot be done with, whatever it says.
         let done = account.received.min(header.fwd_cnt.into());
-        let granted = done + u64::from(header.buf_alloc);
+        // A count behind that is stale.
+        account.done = account.done.max(done);
+        let granted = account.done + u64::from(header.buf_alloc);
         account.granted = account.granted.max(granted);
     }
 
@@ -240,7 +244,9 @@ impl Books {
         let account = self.account(header.dst_port, header.src_port);
         match header.op {
             // Counting begins.
-            Operation::REQUEST | Operation::RESPONSE => account.received = 0,
+            Operation::REQUEST | Operation::RESPONSE => {
+                (account.received, account.done) = (0, 0);
+            }
             Operation::RW => {
                 account.received += u64::from(header.len);
                 assert!(unknown || account.received <= account.granted, "{header:?}");

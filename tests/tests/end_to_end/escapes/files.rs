@@ -87,7 +87,7 @@ pub(super) fn names_that_change_meaning(lab: &Lab) {
     let before = state(&file);
     for _ in 0..3 {
         let run = lab.helper(["swap-links", directory.to_str().unwrap()]);
-        let outcome = run.option("--timeout", "300ms").outcome();
+        let outcome = run.option("--timeout", "1s").outcome();
         outcome.assert_code(124).assert_stdout("swaps\n");
     }
     assert_eq!(state(&file), before);

@@ -89,7 +89,12 @@ pub(super) fn files_of_the_kernel(lab: &Lab) {
 }
 
 pub(super) fn no_root() -> Option<String> {
-    (!process::is_root()).then(|| "only root can make a file of root's set-user-ID".into())
+    if !process::is_root() {
+        return Some("only root can make a file of root's set-user-ID".into());
+    }
+    let mount = rustix::fs::statvfs(std::env::temp_dir()).ok()?;
+    let without = mount.f_flag.contains(rustix::fs::StatVfsMountFlags::NOSUID);
+    without.then(|| "set-user-ID files mean nothing in the temporary directory (nosuid)".into())
 }
 
 /// A program that belongs to root and is set-user-ID and set-group-ID gives its user nothing.
