@@ -113,9 +113,36 @@ fn device() -> BitFlags<AccessFs> {
         & AccessFs::from_all(abi())
 }
 
-/// Rights on the program's own directory of the host's `/proc`.
-pub(crate) fn proc_self() -> u64 {
-    (AccessFs::ReadFile | AccessFs::ReadDir).bits()
+/// What a program may read of its own directory in the host's `/proc`. Not `net`, which is the
+/// host's network, nor `task`, where that is again.
+const OWN_PROC: &[&str] = &[
+    "auxv",
+    "cgroup",
+    "cmdline",
+    "comm",
+    "environ",
+    "limits",
+    "maps",
+    "mountinfo",
+    "mounts",
+    "oom_score",
+    "oom_score_adj",
+    "smaps",
+    "smaps_rollup",
+    "stat",
+    "statm",
+    "status",
+];
+
+/// The rules on the program's own directory of the host's `/proc`, by paths from there.
+pub(crate) fn proc_self() -> Vec<PathRule> {
+    let listing = rule(Path::new("."), AccessFs::ReadDir.into(), false, false);
+    let files = OWN_PROC
+        .iter()
+        .map(|name| rule(Path::new(name), AccessFs::ReadFile.into(), true, true));
+    let descriptors = rule(Path::new("fdinfo"), AccessFs::ReadFile.into(), false, true);
+    let rules = [listing, descriptors].into_iter().chain(files);
+    rules.flatten().collect()
 }
 
 /// A rule on a path. Of a file only the rights that a file can have.
@@ -161,7 +188,8 @@ pub(crate) fn private_root(grants: &[Opened]) -> Vec<PathRule> {
 fn granted(grant: &Opened) -> Option<PathRule> {
     let access = match grant.access {
         Access::Read => read(),
-        Access::ReadWrite => write(),
+        // Whose sockets are there nobody knows.
+        Access::ReadWrite => write() & !AccessFs::ResolveUnix,
     };
     rule(&grant.target, access, !grant.directory, false)
 }

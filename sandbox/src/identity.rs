@@ -5,6 +5,7 @@
 //! another number, or, where that is refused, stays who it is.
 
 use crate::plan::Identity;
+use rustix::thread::{CapabilitySet, capabilities};
 use std::fs;
 
 /// Far above what distributions, directories and containers give to anybody.
@@ -36,7 +37,7 @@ pub(crate) fn caller() -> Result<Caller, String> {
     let map = |file| fs::read_to_string(file).unwrap_or_default();
     let (uids, gids) = (map("/proc/self/uid_map"), map("/proc/self/gid_map"));
     match range(&uids).filter(|range| contains(&gids, *range)) {
-        Some((base, span)) => Ok(Caller::Root { base, span }),
+        Some((base, span)) => may_give_users().map(|()| Caller::Root { base, span }),
         // Root of a user namespace with few users: in truth somebody else, who stays so.
         None if !maps_root_to_root(&uids) => Ok(Caller::User { uid, gid }),
         None => Err(
@@ -44,6 +45,34 @@ pub(crate) fn caller() -> Result<Caller, String> {
                      /proc/self/uid_map holds too few; run it as another user"
                 .into(),
         ),
+    }
+}
+
+/// What it takes to run a program as another user and to end it.
+const NEEDED: &[(CapabilitySet, &str)] = &[
+    (CapabilitySet::CHOWN, "CAP_CHOWN"),
+    (CapabilitySet::DAC_OVERRIDE, "CAP_DAC_OVERRIDE"),
+    (CapabilitySet::KILL, "CAP_KILL"),
+    (CapabilitySet::SETGID, "CAP_SETGID"),
+    (CapabilitySet::SETUID, "CAP_SETUID"),
+    (CapabilitySet::SETPCAP, "CAP_SETPCAP"),
+];
+
+/// Whether this process has all of [`NEEDED`].
+fn may_give_users() -> Result<(), String> {
+    let own = capabilities(None).map_err(|error| format!("its capabilities: {error}"))?;
+    let missing: Vec<&str> = NEEDED
+        .iter()
+        .filter(|(capability, _)| !own.effective.contains(*capability))
+        .map(|(_, name)| *name)
+        .collect();
+    match missing.as_slice() {
+        [] => Ok(()),
+        missing => Err(format!(
+            "the caller is root without {}, which it takes to run a program as another user and to \
+             end it; give it that, or run it as another user",
+            missing.join(", ")
+        )),
     }
 }
 

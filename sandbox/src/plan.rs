@@ -262,8 +262,9 @@ pub(crate) struct Plan {
     pub(crate) on_host: OnHost,
     pub(crate) files: Vec<PlannedFile>,
     pub(crate) rules: Vec<PathRule>,
-    /// Rights on the program's own directory of `/proc`, where that is the host's.
-    pub(crate) proc_self: Option<u64>,
+    /// Rules on the program's own directory of `/proc`, where that is the host's, by paths from
+    /// there.
+    pub(crate) proc_self: Vec<PathRule>,
     pub(crate) rlimits: Vec<Rlimit>,
     /// The highest capability that the kernel knows.
     pub(crate) last_capability: u32,

@@ -123,7 +123,10 @@ pub(crate) fn prepare(
         },
         files,
         rules: place.rules,
-        proc_self: (!private).then(confine::proc_self),
+        proc_self: match private {
+            true => Vec::new(),
+            false => confine::proc_self(),
+        },
         last_capability: last_capability(),
         filter,
         mediation,

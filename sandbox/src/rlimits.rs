@@ -76,6 +76,16 @@ pub(crate) fn rlimits(
     let same = |value: Option<u64>| (value, value);
     // A core file would be written by the kernel, outside all accounting.
     add(number(libc::RLIMIT_CORE), Some(0), Some(0));
+    // Of the machine, not of the program: what the caller has is no measure.
+    for (resource, most) in [
+        (number(libc::RLIMIT_MEMLOCK), 8 << 20),
+        (number(libc::RLIMIT_MSGQUEUE), 800 << 10),
+        (number(libc::RLIMIT_SIGPENDING), 4096),
+        (number(libc::RLIMIT_RTPRIO), 0),
+        (number(libc::RLIMIT_NICE), 0),
+    ] {
+        add(resource, Some(most), Some(most));
+    }
     let (soft, hard) = same(limits.open_files);
     add(number(libc::RLIMIT_NOFILE), soft, hard);
     let (soft, hard) = same(limits.file_size);

@@ -286,6 +286,19 @@ fn the_largest_values_are_no_limit() {
     }
 }
 
+/// Where the machine runs out of memory the program goes first, and the caller, whose memory it shares
+/// before it executes, no sooner than before.
+#[test]
+fn the_program_goes_before_the_caller() {
+    let own = || std::fs::read_to_string("/proc/self/oom_score_adj").unwrap();
+    let before = own();
+    for mode in MODES {
+        let outcome = run(spec("cat", &["/proc/self/oom_score_adj"], mode));
+        assert_eq!(outcome.text(), "1000", "{}", outcome.errors());
+        assert_eq!(own(), before);
+    }
+}
+
 #[test]
 fn tiny_amounts_of_memory_end_with_a_name_or_a_status() {
     for mode in MODES {

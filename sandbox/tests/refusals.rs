@@ -419,6 +419,81 @@ call('watch', 254, 27, watcher, {:?}.encode(), 0x100)
 }
 
 #[test]
+fn nothing_of_the_host_is_told_by_requests_or_by_the_programs_own_proc() {
+    // TCP of the host; the list of its interfaces, by a Unix socket, which the request does not mind;
+    // where a descriptor of a process leads.
+    let attempts = "
+import fcntl
+for name in ['net/tcp', 'net/unix', 'net/route', 'task/%d/net/dev' % os.getpid()]:
+    def look():
+        lines = open('/proc/self/' + name).read().splitlines()
+        # Of a network namespace of its own: headings, and the loopback device.
+        if [line for line in lines[1:] if not line.startswith('Inter') and ' lo:' not in line and 'face' not in line]:
+            print(lines)
+        raise OSError(errno.ENOENT, '')
+    attempt(name.split('/')[-1], look)
+one, other = socket.socketpair()
+room = bytearray(4096)
+buffer = (ctypes.c_char * 4096).from_buffer(room)
+attempt('interfaces', lambda: fcntl.ioctl(one, 0x8912, struct.pack('iL', 4096, ctypes.addressof(buffer))))
+attempt('mark', lambda: fcntl.ioctl(one, 0x8905, bytes(4)))
+own = os.pidfd_open(os.getpid())
+attempt('process', lambda: fcntl.ioctl(own, 0xC040FF0B, bytearray(64)))
+attempt('own status', lambda: open('/proc/self/status').read())
+attempt('own maps', lambda: open('/proc/self/maps').read())
+attempt('own descriptors', lambda: os.listdir('/proc/self/fd'))
+";
+    for mode in MODES {
+        let by_descriptor: &[&str] = match mode {
+            Namespaces::Off => &["EPERM"],
+            _ => &["ok", "EPERM", "ENOTTY", "EINVAL"],
+        };
+        check(
+            mode,
+            attempts,
+            &[
+                ("tcp", &["EACCES", "ENOENT"]),
+                ("unix", &["EACCES", "ENOENT"]),
+                ("route", &["EACCES", "ENOENT"]),
+                ("dev", &["EACCES", "ENOENT"]),
+                ("interfaces", &["EPERM"]),
+                // Urgent data is a matter of TCP; that the request was made is what counts.
+                ("mark", &["ok", "EINVAL", "ENOTTY", "EOPNOTSUPP"]),
+                ("process", by_descriptor),
+                ("own status", &["ok"]),
+                ("own maps", &["ok"]),
+                ("own descriptors", &["ok"]),
+            ],
+        );
+    }
+}
+
+/// A lease would let the program keep whoever opens a granted file waiting.
+#[test]
+fn no_lease_on_a_file() {
+    let attempts = "
+import fcntl
+fd = os.open('file', os.O_CREAT | os.O_WRONLY, 0o600)
+attempt('lease', lambda: fcntl.fcntl(fd, 1024, 1))
+here = os.open('.', os.O_RDONLY)
+attempt('notify', lambda: fcntl.fcntl(here, 1026, 4))
+call('aio', 206, 0, 60000, ctypes.byref(ctypes.c_long(0)))
+";
+    for mode in MODES {
+        let notify: &[&str] = match mode {
+            Namespaces::Off => &["EPERM"],
+            _ => &["ok", "EPERM", "EINVAL"],
+        };
+        let expected: [(&str, &[&str]); 3] = [
+            ("lease", &["EPERM"]),
+            ("notify", notify),
+            ("aio", &["ENOSYS"]),
+        ];
+        check(mode, attempts, &expected);
+    }
+}
+
+#[test]
 fn keys_locks_and_boot_parameters_of_the_host_are_hidden() {
     let files = ["keys", "key-users", "locks", "kallsyms", "cmdline"];
     let attempts: String = files

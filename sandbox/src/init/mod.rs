@@ -28,7 +28,7 @@ mod sweep;
 mod terminal;
 mod trace;
 
-use crate::plan::{Cgroup, HostDirectory, Identity, Plan};
+use crate::plan::{Cgroup, HostDirectory, Identity, PathRule, Plan};
 use crate::sys::{self, Errno};
 use crate::wire::{Event, Failure, Record, Step};
 use std::os::fd::{AsRawFd, RawFd};
@@ -114,7 +114,7 @@ fn set_up(plan: &Plan) -> Done<Ready> {
     for index in 0..plan.files.len() {
         files::write(plan, workspace, index, user).map_err(item(Step::InputFile, index))?;
     }
-    landlock_rules(plan)?;
+    add_rules(plan.fds.ruleset, libc::AT_FDCWD, &plan.rules)?;
     notify::open_roots(plan)?;
     Ok(Ready {
         user,
@@ -211,16 +211,17 @@ struct PathBeneath {
     parent_fd: i32,
 }
 
-fn landlock_rules(plan: &Plan) -> Done {
-    for (index, rule) in plan.rules.iter().enumerate() {
+/// Adds rules on paths, seen from a directory.
+fn add_rules(ruleset: RawFd, directory: RawFd, rules: &[PathRule]) -> Done {
+    for (index, rule) in rules.iter().enumerate() {
         let failed = item(Step::LandlockRule, index);
         if let Some(file) = &rule.file {
-            add_rule(plan.fds.ruleset, file.as_raw_fd(), rule.access).map_err(failed)?;
+            add_rule(ruleset, file.as_raw_fd(), rule.access).map_err(failed)?;
             continue;
         }
-        match sys::openat(libc::AT_FDCWD, &rule.path, libc::O_PATH, 0) {
+        match sys::openat(directory, &rule.path, libc::O_PATH, 0) {
             Ok(fd) => {
-                let added = add_rule(plan.fds.ruleset, fd, rule.access);
+                let added = add_rule(ruleset, fd, rule.access);
                 sys::close(fd);
                 added.map_err(failed)?;
             }

@@ -6,7 +6,7 @@
 #![expect(unsafe_code, reason = "system calls that take structures")]
 
 use super::notify::{self, Channel};
-use super::{Done, Ready, User, add_rule, at, item, terminal};
+use super::{Done, Ready, User, at, item, terminal};
 use crate::plan::{Identity, Plan, Rlimit};
 use crate::sys::{self, Errno, Sys, signed};
 use crate::wire::{Failure, Step};
@@ -70,7 +70,8 @@ fn prepare(plan: &Plan, ready: &Ready, parent: i32, channel: Option<&Channel>) -
     sys::fchdir(ready.workspace).map_err(at(Step::WorkingDirectory))?;
     super::umask(0o022);
     default_signals();
-    allow_own_proc(plan).map_err(at(Step::LandlockRule))?;
+    go_first();
+    allow_own_proc(plan)?;
     set_limits(plan, |limit| !is_on_files(limit))?;
     drop_privileges(plan, ready.user).map_err(at(Step::Capabilities))?;
     // After the change of user, which clears it.
@@ -111,6 +112,12 @@ fn default_signals() {
         // SIGKILL and SIGSTOP are refused, which changes nothing.
         let _ = sys::default_action(signal);
     }
+}
+
+/// Where the machine runs out of memory, the program goes before anybody else. This process is one
+/// after `vfork`, for which the kernel leaves those alone whose memory it shares.
+fn go_first() {
+    let _ = sys::write_file(libc::AT_FDCWD, c"/proc/self/oom_score_adj", b"1000");
 }
 
 fn set_limit(limit: Rlimit) -> Sys<()> {
@@ -159,12 +166,13 @@ fn drop_privileges(plan: &Plan, user: User) -> Sys<()> {
 }
 
 /// Where `/proc` is the host's, the program may read of it what is about itself.
-fn allow_own_proc(plan: &Plan) -> Sys<()> {
-    let Some(access) = plan.proc_self else {
+fn allow_own_proc(plan: &Plan) -> Done {
+    if plan.proc_self.is_empty() {
         return Ok(());
-    };
-    let own = sys::openat(libc::AT_FDCWD, c"/proc/self", libc::O_PATH, 0)?;
-    let added = add_rule(plan.fds.ruleset, own, access);
+    }
+    let own = sys::openat(libc::AT_FDCWD, c"/proc/self", libc::O_PATH, 0);
+    let own = own.map_err(at(Step::LandlockRule))?;
+    let added = super::add_rules(plan.fds.ruleset, own, &plan.proc_self);
     sys::close(own);
     added
 }

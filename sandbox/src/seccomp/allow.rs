@@ -263,11 +263,6 @@ pub(crate) const GROUPS: &[Group] = &[
             libc::SYS_epoll_pwait2,
             libc::SYS_eventfd2,
             libc::SYS_pipe2,
-            libc::SYS_io_setup,
-            libc::SYS_io_destroy,
-            libc::SYS_io_submit,
-            libc::SYS_io_cancel,
-            libc::SYS_io_getevents,
         ],
     },
     Group {

@@ -24,7 +24,15 @@ const TIOCLINUX: u32 = 0x541C;
 const TIOCSETD: u32 = 0x5423;
 const FIOSETOWN: u32 = 0x8901;
 const SIOCSPGRP: u32 = 0x8902;
+const FIOGETOWN: u32 = 0x8903;
+const SIOCGPGRP: u32 = 0x8904;
+const SIOCATMARK: u32 = 0x8905;
 const IOPRIO_WHO_PROCESS: u32 = 1;
+/// Families of requests, by [`REQUEST_TYPE`].
+const SOCKET_REQUESTS: u32 = 0x8900;
+const PROCESS_REQUESTS: u32 = 0xff00;
+const F_SETLEASE: u32 = 1024;
+const F_NOTIFY: u32 = 1026;
 const F_SETOWN: u32 = 8;
 const F_SETOWN_EX: u32 = 15;
 
@@ -148,6 +156,23 @@ pub(crate) const RULES: &[Rule] = &[
         reason: "loads a line discipline",
         call: libc::SYS_ioctl,
         when: &[Is(1, TIOCSETD)],
+    },
+    Rule {
+        reason: "network interfaces of the host; what is about the socket itself stays",
+        call: libc::SYS_ioctl,
+        when: &[
+            Masked(1, REQUEST_TYPE, SOCKET_REQUESTS),
+            IsNot(1, FIOSETOWN),
+            IsNot(1, SIOCSPGRP),
+            IsNot(1, FIOGETOWN),
+            IsNot(1, SIOCGPGRP),
+            IsNot(1, SIOCATMARK),
+        ],
+    },
+    Rule {
+        reason: "a lease on a file keeps others waiting that open it",
+        call: libc::SYS_fcntl,
+        when: &[Is(1, F_SETLEASE)],
     },
     Rule {
         reason: "personalities switch off address space randomisation; a query and the default stay",
@@ -306,6 +331,11 @@ pub(crate) const WITHOUT_PID_NAMESPACE: &[Rule] = &[
         when: &[IsNot(0, IOPRIO_WHO_PROCESS)],
     },
     Rule {
+        reason: "numbers and users of others, through descriptors of them",
+        call: libc::SYS_ioctl,
+        when: &[Masked(1, REQUEST_TYPE, PROCESS_REQUESTS)],
+    },
+    Rule {
         reason: "memory of others",
         call: libc::SYS_process_mrelease,
         when: &[],
@@ -319,6 +349,11 @@ pub(crate) const WITHOUT_PRIVATE_ROOT: &[Rule] = &[
         reason: "tells the names of files that others make, in directories that may not be read",
         call: libc::SYS_inotify_add_watch,
         when: &[],
+    },
+    Rule {
+        reason: "tells when something happens in directories that may not be read",
+        call: libc::SYS_fcntl,
+        when: &[Is(1, F_NOTIFY)],
     },
     Rule {
         reason: "requests of file systems: flags, encryption, verity; the two queries stay",
