@@ -7,7 +7,7 @@
 //!
 //! # What is refused
 //! - Sources that hold more than files: the whole tree, `/proc`, `/sys`, `/dev`, control groups and
-//!   the like under any path, devices, sockets, FIFOs, and the directories of other sandboxes.
+//!   the like under any path, and directories in which such are mounted, devices, sockets, FIFOs, and the directories of other sandboxes.
 //! - Destinations that would hide what the sandbox itself put there, or another grant.
 //! - What a layer could not keep: another place without a mount namespace, or without one a
 //!   read-only part of something that may be written.
@@ -16,10 +16,11 @@ use crate::system::is_system;
 use crate::view::WORKSPACE;
 use crate::{Access, Grant, InputFile, SpawnError, WorkspacePath};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, StatxFlags};
-use std::ffi::OsStr;
+use std::cell::OnceCell;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 
 /// Which file it is.
@@ -77,8 +78,13 @@ const INTERFACES: &[(u64, &str)] = &[
 /// Opens and judges every grant of an execution.
 pub(crate) fn open(grants: &[Grant], files: &[InputFile]) -> Result<Vec<Opened>, SpawnError> {
     let mut all: Vec<Opened> = Vec::with_capacity(grants.len());
+    let interfaces = OnceCell::new();
     for grant in grants {
         let opened = open_one(grant)?;
+        if opened.directory {
+            let interfaces = interfaces.get_or_init(mounted_interfaces);
+            keep_out(&opened.source, interfaces)?;
+        }
         if let Some(other) = all.iter().find(|other| other.target == opened.target) {
             if other.id == opened.id && other.access == opened.access {
                 continue;
@@ -162,6 +168,56 @@ fn open_one(grant: &Grant) -> Result<Opened, SpawnError> {
         target,
         moved,
         access: grant.access,
+    })
+}
+
+/// Where interfaces of the kernel are mounted, and which.
+fn mounted_interfaces() -> Vec<(PathBuf, String)> {
+    // Without it nothing of the kind can be mounted but what is known by its root.
+    let table = fs::read("/proc/self/mountinfo").unwrap_or_default();
+    let lines = table.split(|byte| *byte == b'\n');
+    let mounts = lines.filter_map(|line| {
+        // "number parent device root place options ... - type source options"
+        let mut fields = line.split(|byte| *byte == b' ').skip(4);
+        let place = unescape(fields.next()?);
+        let kind = fields.skip_while(|field| *field != b"-").nth(1)?;
+        Some((place, String::from_utf8_lossy(kind).into_owned()))
+    });
+    let is_interface = |kind: &str| INTERFACES.iter().any(|(_, name)| *name == kind);
+    mounts
+        .filter(|(_, kind)| is_interface(kind) || kind == "devtmpfs")
+        .collect()
+}
+
+/// A path of `mountinfo`, where blanks and the like are written as octal numbers.
+fn unescape(field: &[u8]) -> PathBuf {
+    let mut path = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((byte, behind)) = rest.split_first() {
+        let digits = behind.get(..3).filter(|_| *byte == b'\\');
+        let number = digits.and_then(|digits| {
+            digits.iter().try_fold(0_u8, |number, digit| {
+                let digit = digit.checked_sub(b'0').filter(|digit| *digit < 8)?;
+                number.checked_mul(8)?.checked_add(digit)
+            })
+        });
+        path.push(number.unwrap_or(*byte));
+        rest = match number {
+            Some(_) => behind.get(3..).unwrap_or_default(),
+            None => behind,
+        };
+    }
+    PathBuf::from(OsString::from_vec(path))
+}
+
+/// A directory is granted with what is mounted below it.
+fn keep_out(source: &Path, interfaces: &[(PathBuf, String)]) -> Result<(), SpawnError> {
+    let mut below = interfaces.iter().filter(|(at, _)| at.starts_with(source));
+    below.next().map_or(Ok(()), |(at, kind)| {
+        Err(invalid(format!(
+            "the path {source:?} cannot be granted: at {at:?} in it {kind} is mounted, an interface \
+             of the kernel; grant the parts beside it"
+        )))
     })
 }
 

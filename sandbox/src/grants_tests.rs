@@ -167,3 +167,36 @@ fn without_mounts_nothing_moves_and_nothing_within_the_writable_is_read_only() {
     assert!(error.to_string().contains("do not contain each other"));
     without_mounts(&open(&[grant(outer, None)], &[]).unwrap(), "").unwrap();
 }
+
+#[test]
+fn directories_with_an_interface_of_the_kernel_in_them_are_refused() {
+    let mounts = [(PathBuf::from("/chroot/inner/proc"), "proc".to_owned())];
+    for source in ["/chroot", "/chroot/inner", "/chroot/inner/proc"] {
+        let error = keep_out(Path::new(source), &mounts)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("/chroot/inner/proc") && error.contains(source));
+    }
+    for source in ["/chroot/other", "/chr", "/chroot/inner/proc2"] {
+        keep_out(Path::new(source), &mounts).unwrap();
+    }
+    let found = mounted_interfaces();
+    assert!(
+        found.contains(&("/proc".into(), "proc".into())),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn places_of_mounts_are_read_as_the_kernel_writes_them() {
+    for (written, meant) in [
+        ("/a", "/a"),
+        ("/a\\040b", "/a b"),
+        ("/a\\134b\\", "/a\\b\\"),
+        ("/a\\04", "/a\\04"),
+        ("/a\\779", "/a\\779"),
+        ("\\777", "\\777"),
+    ] {
+        assert_eq!(unescape(written.as_bytes()), Path::new(meant), "{written}");
+    }
+}
