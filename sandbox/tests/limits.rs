@@ -3,7 +3,10 @@
 
 mod common;
 
-use common::{MODES, file, processes_with, python, run, run_with, shell, spec, unique_seconds};
+use common::{
+    MODES, file, is_root, processes_with, python, run, run_with, shell, skipped, spec,
+    unique_seconds,
+};
 use ringfence_sandbox::{Ended, Layer, Limits, Namespaces, SpawnError, spawn};
 use std::time::{Duration, Instant};
 
@@ -111,6 +114,36 @@ fn cpu_time_ends_a_spinner_but_not_a_sleeper() {
 }
 
 /// Several spinners get no more than one processor's worth of time, or do not start.
+/// The kernel tells the times of children when somebody waits for them, and nobody has to.
+#[test]
+fn cpu_time_of_children_that_nobody_waits_for_counts() {
+    let level = std::fs::read_to_string("/proc/sys/kernel/perf_event_paranoid");
+    let level = level.map_or(0, |text| text.trim().parse().unwrap_or(0));
+    if level > 2 && !is_root() {
+        return skipped("kernel.perf_event_paranoid lets nobody but root count");
+    }
+    let code = "
+import os, signal, time
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+for _ in range(100):
+    if os.fork() == 0:
+        end = time.process_time() + 0.2
+        while time.process_time() < end: pass
+        os._exit(0)
+    try: os.wait()
+    except ChildProcessError: pass
+";
+    for mode in MODES {
+        let mut spec = python(code, mode);
+        spec.limits.cpu = Some(Duration::from_secs(1));
+        spec.limits.wall = Some(Duration::from_secs(60));
+        let report = run(spec).report;
+        assert_eq!(report.ended, Ended::CpuExceeded, "{mode:?} {report:?}");
+        assert!(report.cpu >= Duration::from_secs(1), "{report:?}");
+        assert!(report.cpu < Duration::from_secs(4), "{report:?}");
+    }
+}
+
 #[test]
 fn processors_are_bounded_or_nothing_runs() {
     let code = "
@@ -172,6 +205,33 @@ except MemoryError:
             refused || outcome.report.ended == Ended::MemoryExceeded,
             "{outcome:?}"
         );
+    }
+}
+
+/// A segment outlives whoever made it, so the limits of processes do not see it.
+#[test]
+fn shared_segments_are_bounded_like_memory() {
+    let code = "
+import ctypes, errno
+libc = ctypes.CDLL(None, use_errno=True)
+made = [libc.shmget(0, 16 << 20, 0o1600) for _ in range(8)]
+print(len([one for one in made if one >= 0]), errno.errorcode.get(ctypes.get_errno()))
+queues = [libc.msgget(0, 0o1600) for _ in range(100)]
+print(len([one for one in queues if one >= 0]))
+";
+    let mut spec = python(code, Namespaces::Auto);
+    spec.limits.memory = Some(64 << 20);
+    let outcome = run(spec);
+    let text = outcome.text();
+    let layer = |layer| {
+        let mut states = outcome.report.layers.iter();
+        states.any(|state| state.layer == layer && state.is_active())
+    };
+    match (layer(Layer::IpcNs), layer(Layer::Cgroup)) {
+        (false, _) => assert!(text.starts_with("0 EPERM"), "{text}"),
+        (true, false) if is_root() => assert_eq!(text, "4 ENOSPC\n64"),
+        // What is held is counted when it is used; or the settings are the machine's root's.
+        (true, _) => {}
     }
 }
 

@@ -18,6 +18,7 @@
 //! Waiting ends when the program's first process ends, a limit is hit, the caller says so, or the
 //! caller is gone.
 
+mod clock;
 mod files;
 mod notify;
 mod program;
@@ -102,6 +103,9 @@ fn set_up(plan: &Plan) -> Done<Ready> {
         let on = [1, 0, 0, 0];
         sys::prctl(libc::PR_SET_CHILD_SUBREAPER, on).map_err(at(Step::Session))?;
     }
+    if plan.has_namespace(libc::CLONE_NEWIPC) && plan.on_host.cgroup.is_none() {
+        bound_objects(plan);
+    }
     if plan.has_namespace(libc::CLONE_NEWUTS) {
         set_hostname().map_err(at(Step::Hostname))?;
     }
@@ -142,6 +146,21 @@ fn umask(mask: usize) {
     #[expect(unsafe_code, reason = "a system call")]
     // SAFETY: takes no pointers.
     let _ = unsafe { sys::call(libc::SYS_umask, [mask]) };
+}
+
+/// Bounds what System V objects hold, which no process has and no limit of a process counts. Where
+/// the settings may not be changed they stay.
+fn bound_objects(plan: &Plan) {
+    const PAGE: u64 = 4096;
+    const QUEUES: &[u8] = b"64";
+    let here = libc::AT_FDCWD;
+    let _ = sys::write_file(here, c"/proc/sys/kernel/msgmni", QUEUES);
+    if let Some(most) = plan.spec.limits.memory {
+        let pages = u32::try_from(most / PAGE).unwrap_or(u32::MAX);
+        let mut buffer = [0; 10];
+        let pages = root::decimal(pages, &mut buffer);
+        let _ = sys::write_file(here, c"/proc/sys/kernel/shmall", pages);
+    }
 }
 
 fn set_hostname() -> sys::Sys<()> {

@@ -11,7 +11,7 @@
 
 use super::notify::{Channel, Notifier, Verdict};
 use super::trace::Stop;
-use super::{Ready, at, program, send, sweep};
+use super::{Ready, at, clock, program, send, sweep};
 use crate::clone;
 use crate::plan::Plan;
 use crate::sys::{self, CloneArgs, Errno, signed};
@@ -33,6 +33,7 @@ pub(super) fn run(plan: &Plan, ready: &Ready) -> ! {
     let control = plan.fds.control;
     let mut state = State {
         leader: -1,
+        clock: None,
         status: None,
         begin: now(),
         begun: !plan.waits,
@@ -48,6 +49,9 @@ pub(super) fn run(plan: &Plan, ready: &Ready) -> ! {
         match start(plan, ready) {
             Ok((leader, signals, mut notifier)) => {
                 state.leader = leader;
+                if plan.cpu.is_some() && plan.on_host.cgroup.is_none() {
+                    state.clock = clock::open(leader).ok();
+                }
                 state.unmediated = notifier.refused();
                 let _ = send(control, &Event::Started.to_record(), ready.terminal);
                 ready.terminal.into_iter().for_each(sys::close);
@@ -100,6 +104,8 @@ fn report(plan: &Plan, ready: &Ready, summary: Summary) -> ! {
 /// The program's first process, and its wait status once it has ended.
 struct State {
     leader: i32,
+    /// What counts the CPU time of all, where there is a limit on it.
+    clock: Option<RawFd>,
     status: Option<i32>,
     /// From when on time counts.
     begin: u64,
@@ -428,10 +434,10 @@ fn end_processes(plan: &Plan, ending: &mut Ending<'_, '_>) {
     }
 }
 
-/// Nanoseconds of CPU time so far: of the control group, or else of the first process and of all
-/// that were reaped.
+/// Nanoseconds of CPU time so far: of the control group, or else by the counter, or else of the first
+/// process and of all that were reaped.
 fn cpu_time(plan: &Plan, state: &State) -> u64 {
-    if let Some(time) = cgroup_cpu(plan) {
+    if let Some(time) = cgroup_cpu(plan).or_else(|| clock::read(state.clock?)) {
         return time;
     }
     let reaped = sys::usage(libc::RUSAGE_CHILDREN).map_or(0, |(_, time)| time);
@@ -470,6 +476,9 @@ fn summary(plan: &Plan, state: &State, cause: Cause) -> Summary {
         peak_bytes = cgroup_value(group, c"memory.peak", b"").unwrap_or(peak_bytes);
         cpu_nanos = cgroup_cpu(plan).unwrap_or(cpu_nanos);
         oom_kills = cgroup_value(group, c"memory.events", b"oom_kill ").unwrap_or(0);
+    }
+    if let Some(counted) = state.clock.and_then(clock::read) {
+        cpu_nanos = cpu_nanos.max(counted);
     }
     Summary {
         cause,
