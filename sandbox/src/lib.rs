@@ -47,6 +47,7 @@ mod grants;
 mod host_directory;
 mod identity;
 mod init;
+mod installation;
 mod mediation;
 #[cfg(any(test, feature = "fuzzing"))]
 mod misbehave;

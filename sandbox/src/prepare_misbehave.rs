@@ -55,6 +55,8 @@ const FILES: &[&str] = &[
     "home/venv/pyvenv.cfg",
     "home/venv/bin/tool",
     "home/installed/bin/tool",
+    "home/installed/lib/code",
+    "home/installed/secret",
 ];
 const PROGRAMS: &[&str] = &[
     "home/bin/tool",
@@ -150,7 +152,10 @@ impl Tree {
                 variables.push((name.into(), self.string(decisions)));
             }
         }
-        Host { variables }
+        Host {
+            variables,
+            ..Host::default()
+        }
     }
 }
 
@@ -221,7 +226,7 @@ fn accepted<T>(result: Result<T, SpawnError>) -> Option<T> {
     }
 }
 
-/// A program is found or refused, and no home is shown for it.
+/// A program is found or refused, and no home is shown for it, nor what lies beside an installation.
 fn program(spec: &Spec, host: &Host, home: &Path, open: bool) -> Option<Resolved> {
     let found = match resolve(&spec.program, &spec.files, host, &|_| open) {
         Ok(found) => found,
@@ -250,7 +255,9 @@ fn program(spec: &Spec, host: &Host, home: &Path, open: bool) -> Option<Resolved
     for prefix in &found.prefixes {
         assert!(prefix.is_absolute() && plain(prefix), "{found:?}");
         assert!(
-            !home.starts_with(prefix) && *prefix != home.join(".local"),
+            !home.starts_with(prefix)
+                && *prefix != home.join(".local")
+                && !home.join("installed/secret").starts_with(prefix),
             "{found:?}"
         );
     }

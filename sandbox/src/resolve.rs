@@ -1,28 +1,31 @@
 //! Finds the program: its real file, and what of the host becomes readable for it.
 //!
 //! A program of the system needs nothing more. One that a version manager installed in a home
-//! directory is found behind its shim ([`crate::shim`]), and the prefix that it was installed to
-//! becomes readable, never the home directory itself.
+//! directory is found behind its shim ([`crate::shim`]). What becomes readable for a program that is
+//! not the system's, [`crate::installation`] says.
 
 use crate::system::is_system;
-use crate::{InputFile, SpawnError, WorkspacePath, shim};
+use crate::{InputFile, SpawnError, WorkspacePath, installation, shim};
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 
-/// What the host's environment says about programs; a parameter, so that tests need not change it.
+/// What the caller's environment says about programs; a parameter, so that tests need not change it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Host {
     /// The variables that matter, by name.
     pub(crate) variables: Vec<(OsString, OsString)>,
+    /// The directory that the caller stands in, without links.
+    pub(crate) directory: Option<PathBuf>,
 }
 
 impl Host {
     pub(crate) fn current() -> Self {
         Self {
             variables: std::env::vars_os().collect(),
+            directory: std::env::current_dir().ok(),
         }
     }
 
@@ -244,18 +247,7 @@ fn real_file(path: &Path, host: &Host) -> Option<PathBuf> {
 fn exposed(path: &Path, host: &Host) -> Resolved {
     let path = &without_parents(path);
     let canonical = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
-    let mut prefixes = Vec::new();
-    let home = host.home();
-    if let Some(root) = virtual_environment(path) {
-        // Where its name is a link, the grant of a directory around it shows that link as such.
-        let real = root.canonicalize().unwrap_or_else(|_| root.clone());
-        if !holds_a_home(&root, home.as_deref()) && !holds_a_home(&real, home.as_deref()) {
-            prefixes.extend([root, real]);
-        }
-    }
-    if !is_system(&canonical) {
-        prefixes.push(prefix_of(&canonical, home.as_deref()));
-    }
+    let prefixes = installation::shown(path, &canonical, host);
     // A name that lies within what is shown keeps its meaning: a virtual environment's python finds
     // its configuration beside itself. Any other link is followed here.
     let shown =
@@ -269,7 +261,6 @@ fn exposed(path: &Path, host: &Host) -> Resolved {
     if !is_system(&executed) {
         first.extend(executed.parent().map(Path::to_path_buf));
     }
-    prefixes.dedup();
     let search = search(&first, host);
     Resolved {
         path: executed,
@@ -280,7 +271,7 @@ fn exposed(path: &Path, host: &Host) -> Resolved {
 
 /// The same file by a path without "..", of which neither a bind nor a comparison makes sense. Its
 /// own name stays: it may be a link that means something.
-fn without_parents(path: &Path) -> PathBuf {
+pub(crate) fn without_parents(path: &Path) -> PathBuf {
     let parent = path
         .components()
         .any(|part| part == Component::ParentDir)
@@ -290,50 +281,6 @@ fn without_parents(path: &Path) -> PathBuf {
         (Some(parent), Some(name)) => parent.join(name),
         _ => path.to_path_buf(),
     }
-}
-
-/// The Python virtual environment that a path is a part of.
-fn virtual_environment(path: &Path) -> Option<PathBuf> {
-    let root = path.parent()?.parent()?;
-    root.join("pyvenv.cfg")
-        .is_file()
-        .then(|| root.to_path_buf())
-}
-
-/// The directory that a program was installed to, or the file itself where that says too much.
-pub(crate) fn prefix_of(file: &Path, home: Option<&Path>) -> PathBuf {
-    let in_bin = file.parent().filter(|parent| {
-        parent
-            .file_name()
-            .is_some_and(|name| name == "bin" || name == "sbin")
-    });
-    let prefix = in_bin.and_then(Path::parent);
-    match prefix {
-        Some(prefix) if !too_wide(prefix, home) => prefix.to_path_buf(),
-        _ => file.to_path_buf(),
-    }
-}
-
-/// Whether a directory holds more than one installation: the root, a home, what is above one, or a
-/// hidden directory right below one, such as `.local` or `.cargo`.
-fn too_wide(directory: &Path, home: Option<&Path>) -> bool {
-    let depth = directory.components().count();
-    let mut homes = home.into_iter().chain([Path::new("/root")]);
-    let hidden = |path: &Path| {
-        path.file_name()
-            .is_some_and(|name| name.as_bytes().starts_with(b"."))
-    };
-    depth <= 2
-        || holds_a_home(directory, home)
-        || homes.any(|home| directory.parent() == Some(home) && hidden(directory))
-        || (directory.starts_with("/home") && depth == 4 && hidden(directory))
-}
-
-/// Whether a directory is a home, or above one.
-fn holds_a_home(directory: &Path, home: Option<&Path>) -> bool {
-    let mut homes = home.into_iter().chain([Path::new("/root")]);
-    homes.any(|home| home.starts_with(directory))
-        || (directory.starts_with("/home") && directory.components().count() <= 3)
 }
 
 /// `PATH` inside: the program's own directory, then the host's as far as it is visible.

@@ -59,6 +59,26 @@ pub(crate) fn behind(path: &Path, host: &Host) -> Behind {
     found.map_or(Behind::Nothing, Behind::File)
 }
 
+/// Whether one of the managers keeps an installation in this directory, which has no links in its
+/// path. Whatever else somebody calls alike is none: the manager's shims are beside it.
+pub(crate) fn is_installation(directory: &Path, host: &Host) -> bool {
+    let manages = |root: &Path| root.join("shims").is_dir();
+    let above = directory.parent();
+    let Some((above, root)) = above.and_then(|above| Some((above, above.parent()?))) else {
+        return false;
+    };
+    match above.file_name().map(OsStrExt::as_bytes) {
+        Some(b"versions") => manages(root),
+        Some(b"toolchains") => rustup_home(host)
+            .and_then(|home| home.canonicalize().ok())
+            .is_some_and(|home| home == root),
+        _ => {
+            root.file_name().is_some_and(|name| name == "installs")
+                && root.parent().is_some_and(manages)
+        }
+    }
+}
+
 /// The beginning of a script; nothing of a binary.
 fn head(path: &Path) -> String {
     beginning(path, LOOK)
@@ -170,6 +190,10 @@ fn rustup(path: &Path, directory: &Path, host: &Host) -> Option<PathBuf> {
     if !linked && !same(path, &manager).unwrap_or(false) {
         return None;
     }
+    rustup_home(host)
+}
+
+fn rustup_home(host: &Host) -> Option<PathBuf> {
     let home = host.variable("RUSTUP_HOME").map(PathBuf::from);
     home.or_else(|| host.home().map(|home| home.join(".rustup")))
 }

@@ -93,7 +93,10 @@ pub(crate) fn versions(bytes: &[u8]) {
         let named = named.map(|name| (name.into(), OsStr::from_bytes(bytes).into()));
         let folder = ("HOME".into(), home.0.path().into());
         for variables in [vec![folder.clone()], [&named[..], &[folder]].concat()] {
-            let host = Host { variables };
+            let host = Host {
+                variables,
+                ..Host::default()
+            };
             home.check(".pyenv/shims/tool", &host, ".pyenv/versions", true);
             home.check(".asdf/shims/tool", &host, ".asdf/installs", false);
             home.check(".cargo/bin/tool", &host, ".rustup/toolchains", true);
