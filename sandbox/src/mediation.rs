@@ -45,6 +45,7 @@ pub(crate) fn plan(
         refusing: refusing.unwrap_or_default(),
         roots: roots(own, writable, separated.root)?,
         abstract_sockets: attempt.has(Layer::NetNs),
+        datagrams: separated.sockets,
         supervision,
     }))
 }

@@ -147,6 +147,8 @@ pub(crate) struct Mediation {
     pub(crate) roots: Vec<MediatedRoot>,
     /// Abstract sockets are the sandbox's own.
     pub(crate) abstract_sockets: bool,
+    /// The program may have datagram sockets.
+    pub(crate) datagrams: bool,
     pub(crate) supervision: Option<Supervised>,
 }
 

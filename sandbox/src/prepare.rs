@@ -165,6 +165,7 @@ fn separated(spec: &Spec, attempt: &Attempt, identity: &Identity) -> Separated {
         sockets: !asks(spec, Operation::Connect)
             && (attempt.has(Layer::NetNs) || confine::confines_abstract_sockets())
             && (private && !grants_reading(spec) || confine::confines_path_sockets()),
+        names: attempt.has(Layer::NetNs),
         ipc: attempt.has(Layer::IpcNs),
         pids: attempt.has(Layer::PidNs),
         signals: attempt.has(Layer::PidNs)

@@ -213,6 +213,25 @@ pub(crate) const WITHOUT_SOCKET_SEPARATION: &[Rule] = &[
     },
 ];
 
+const SOL_SOCKET: u32 = libc::SOL_SOCKET as u32;
+const SO_PASSCRED: u32 = libc::SO_PASSCRED as u32;
+const SO_PASSPIDFD: u32 = 76;
+
+/// Denied where the names of abstract sockets are the host's. Explicit names are the supervisor's
+/// matter; with these options the kernel gives a socket one when it first sends or connects.
+pub(crate) const WITHOUT_NETWORK_NAMESPACE: &[Rule] = &[
+    Rule {
+        reason: "the kernel names the socket",
+        call: libc::SYS_setsockopt,
+        when: &[Is(1, SOL_SOCKET), Is(2, SO_PASSCRED)],
+    },
+    Rule {
+        reason: "the kernel names the socket",
+        call: libc::SYS_setsockopt,
+        when: &[Is(1, SOL_SOCKET), Is(2, SO_PASSPIDFD)],
+    },
+];
+
 /// Denied where no IPC namespace separates these objects from the host's.
 pub(crate) const WITHOUT_IPC_NAMESPACE: &[Rule] = &[
     Rule {

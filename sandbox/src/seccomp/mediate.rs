@@ -64,6 +64,12 @@ pub(crate) const SOCKETS: &[Group] = &[Group {
     calls: &[libc::SYS_connect],
 }];
 
+/// Where the names of abstract sockets are the host's.
+pub(crate) const NAMES: &[Group] = &[Group {
+    reason: "processes of others connect to a name that a service is expected at",
+    calls: &[libc::SYS_bind],
+}];
+
 /// Bits of `open` that make or change a file: writing, `O_CREAT`, `O_TRUNC`.
 const CHANGES: u64 = 0o3 | 0o100 | 0o1000;
 

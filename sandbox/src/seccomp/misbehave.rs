@@ -36,6 +36,7 @@ fn variant(bits: usize) -> Separated {
         signals: set(3),
         root: set(4),
         lasting_files: set(5),
+        names: set(6),
     }
 }
 

@@ -83,6 +83,8 @@ pub(crate) struct Separated {
     /// Unix sockets of others: abstract ones by Landlock or a network namespace, those with a path
     /// by Landlock or a private root.
     pub(crate) sockets: bool,
+    /// Names of abstract Unix sockets, which others could connect to, by a namespace.
+    pub(crate) names: bool,
     /// System V IPC and message queues, by a namespace.
     pub(crate) ipc: bool,
     /// Process numbers, by a namespace.
@@ -97,18 +99,19 @@ pub(crate) struct Separated {
 
 impl Separated {
     /// How many there are.
-    const VARIANTS: usize = 1 << 6;
+    const VARIANTS: usize = 1 << 7;
 
     fn index(self) -> usize {
         let Self {
             sockets,
+            names,
             ipc,
             pids,
             signals,
             root,
             lasting_files,
         } = self;
-        let bits = [sockets, ipc, pids, signals, root, lasting_files];
+        let bits = [sockets, ipc, pids, signals, root, lasting_files, names];
         bits.iter()
             .enumerate()
             .fold(0, |index, (bit, set)| index | usize::from(*set) << bit)
@@ -124,6 +127,7 @@ impl Separated {
             signals: bits & 8 != 0,
             root: bits & 16 != 0,
             lasting_files: bits & 32 != 0,
+            names: bits & 64 != 0,
         })
     }
 }
@@ -147,7 +151,7 @@ pub(crate) fn refusing(
 ) -> Result<Option<&'static [Instruction]>, FilterError> {
     static COMPILED: [OnceLock<Option<Vec<Instruction>>>; Separated::VARIANTS] =
         [const { OnceLock::new() }; Separated::VARIANTS];
-    if separated.root && separated.sockets {
+    if separated.root && separated.sockets && separated.names {
         return Ok(None);
     }
     let cell = COMPILED.get(separated.index()).ok_or(FilterError)?;
@@ -224,6 +228,9 @@ pub(crate) fn table(separated: Separated) -> Table {
     if !separated.sockets {
         lists.push(deny::WITHOUT_SOCKET_SEPARATION);
     }
+    if !separated.names {
+        lists.push(deny::WITHOUT_NETWORK_NAMESPACE);
+    }
     if !separated.ipc {
         lists.push(deny::WITHOUT_IPC_NAMESPACE);
     }
@@ -256,6 +263,9 @@ pub(crate) fn table(separated: Separated) -> Table {
     }
     if !separated.sockets {
         groups.extend(mediate::SOCKETS);
+    }
+    if !separated.names {
+        groups.extend(mediate::NAMES);
     }
     for call in groups.iter().flat_map(|group| group.calls) {
         table.hold(number(*call), &[]);
@@ -308,7 +318,13 @@ mod tests {
         for separated in Separated::all() {
             let holds = |table: &Table| table.calls.values().any(Verdict::holds);
             let plain = table(separated);
-            assert_eq!(holds(&plain), !separated.root || !separated.sockets);
+            let Separated {
+                root,
+                sockets,
+                names,
+                ..
+            } = separated;
+            assert_eq!(holds(&plain), !root || !sockets || !names);
             assert_eq!(holds(&plain), refusing(separated).unwrap().is_some());
             let refuse = Answer::Errno(small(libc::EPERM));
             assert!(!holds(&plain.with_held_calls_answered(refuse)));
@@ -346,6 +362,7 @@ mod tests {
     fn signals_stay_in_the_process_group_where_nothing_else_keeps_them() {
         let separated = Separated {
             sockets: true,
+            names: true,
             ipc: true,
             pids: false,
             signals: false,
@@ -394,6 +411,7 @@ mod tests {
         }
         let lists = [
             deny::WITHOUT_SOCKET_SEPARATION,
+            deny::WITHOUT_NETWORK_NAMESPACE,
             deny::WITHOUT_IPC_NAMESPACE,
             deny::WITHOUT_PID_NAMESPACE,
             deny::WITHOUT_SIGNAL_SEPARATION,
@@ -405,6 +423,7 @@ mod tests {
             mediate::METADATA,
             mediate::METADATA_OF_THIS_ARCHITECTURE,
             mediate::SOCKETS,
+            mediate::NAMES,
         ];
         for group in mediated.into_iter().flatten() {
             assert!(!group.reason.is_empty());

@@ -62,6 +62,7 @@ fn held(separated: Separated) -> impl Iterator<Item = &'static Group> {
         (!separated.root, mediate::METADATA),
         (!separated.root, mediate::METADATA_OF_THIS_ARCHITECTURE),
         (!separated.sockets, mediate::SOCKETS),
+        (!separated.names, mediate::NAMES),
     ]
     .into_iter()
     .filter(|(counts, _)| *counts)
@@ -72,6 +73,7 @@ fn held(separated: Separated) -> impl Iterator<Item = &'static Group> {
 pub(super) fn rules(separated: Separated) -> impl Iterator<Item = &'static Rule> {
     let Separated {
         sockets,
+        names,
         ipc,
         pids,
         signals,
@@ -81,6 +83,7 @@ pub(super) fn rules(separated: Separated) -> impl Iterator<Item = &'static Rule>
     [
         (true, deny::RULES),
         (!sockets, deny::WITHOUT_SOCKET_SEPARATION),
+        (!names, deny::WITHOUT_NETWORK_NAMESPACE),
         (!ipc, deny::WITHOUT_IPC_NAMESPACE),
         (!pids, deny::WITHOUT_PID_NAMESPACE),
         (!signals, deny::WITHOUT_SIGNAL_SEPARATION),

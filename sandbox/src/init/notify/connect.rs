@@ -16,19 +16,48 @@ use crate::sys::{self, Errno, Sys, signed};
 use std::os::fd::RawFd;
 
 /// Refused because of where it lies.
-const OUTSIDE: Errno = Errno(libc::EACCES);
+pub(super) const OUTSIDE: Errno = Errno(libc::EACCES);
 
 /// `struct sockaddr_un`: a family of two bytes, then a path.
 const ADDRESS: usize = size_of::<libc::sockaddr_un>();
 
 /// An address, in whatever of it is used.
 #[derive(Debug)]
-struct Address {
+pub(super) struct Address {
     bytes: [u8; ADDRESS],
     len: usize,
 }
 
 impl Address {
+    /// Reads one of the program's. It has something after the family, or is without a name.
+    pub(super) fn read(target: &Target, address: u64, len: u64) -> Sys<Self> {
+        let len = usize::try_from(low(len)).unwrap_or(usize::MAX);
+        let mut bytes = [0; ADDRESS];
+        let used = bytes.get_mut(..len).ok_or(Errno(libc::EINVAL))?;
+        target.bytes(address, used)?;
+        let (family, _) = used.split_first_chunk().ok_or(Errno(libc::EINVAL))?;
+        match i32::from(u16::from_ne_bytes(*family)) {
+            libc::AF_UNIX => Ok(Self { bytes, len }),
+            _ => Err(Errno(libc::EINVAL)),
+        }
+    }
+
+    /// What follows the family.
+    pub(super) fn name(&self) -> &[u8] {
+        self.bytes.get(2..self.len).unwrap_or_default()
+    }
+
+    /// The path, which ends where the address does or at a NUL.
+    pub(super) fn path(&self) -> &[u8] {
+        let mut parts = self.name().split(|byte| *byte == 0);
+        parts.next().unwrap_or_default()
+    }
+
+    /// What a system call takes: where it is, and its length.
+    pub(super) fn as_argument(&self) -> [usize; 2] {
+        [self.bytes.as_ptr() as usize, self.len]
+    }
+
     fn new(path: &[u8]) -> Sys<Self> {
         let mut bytes = [0; ADDRESS];
         let family = u16::try_from(libc::AF_UNIX).unwrap_or(0).to_ne_bytes();
@@ -62,24 +91,17 @@ pub(super) fn prepare(target: &Target, mediation: &Mediation, args: &[u64; 6]) -
         return Err(Errno(libc::ENOTSOCK));
     }
     let flags = target.flags(socket)?;
-    let len = usize::try_from(low(len)).unwrap_or(usize::MAX);
-    let mut bytes = [0; ADDRESS];
-    let bytes = bytes.get_mut(..len).ok_or(Errno(libc::EINVAL))?;
-    target.bytes(address, bytes)?;
-    let (family, path) = bytes.split_first_chunk().ok_or(Errno(libc::EINVAL))?;
-    if i32::from(u16::from_ne_bytes(*family)) != libc::AF_UNIX {
-        return Err(Errno(libc::EINVAL));
-    }
-    let (object, address) = match path.first() {
+    let given = Address::read(target, address, len)?;
+    let (object, address) = match given.name().first() {
         None => return Err(Errno(libc::EINVAL)),
         Some(0) if mediation.abstract_sockets => {
             target.check()?;
-            (None, Address::new(path)?)
+            (None, given)
         }
         // Landlock would look at the supervisor here, who is not confined; this is its answer.
         Some(0) => return Err(super::OUTSIDE),
         Some(_) => {
-            let path = path.split(|byte| *byte == 0).next().unwrap_or_default();
+            let path = given.path();
             let here = libc::AT_FDCWD;
             let object = resolve::named(target, mediation, here, path, true);
             let object = object.map_err(|errno| match errno {
@@ -121,7 +143,7 @@ impl Ready {
         }
         // After the family and the NUL that makes it abstract.
         text.push(b"@")?;
-        let name = self.address.bytes.get(3..self.address.len);
+        let name = self.address.name().get(1..);
         text.push(name.unwrap_or_default())
     }
 }
@@ -140,17 +162,19 @@ fn connect(address: &Address) -> Sys<Fd> {
 }
 
 fn connect_as(kind: i32, address: &Address) -> Sys<Fd> {
-    let kind = kind | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
-    let args = [signed(libc::AF_UNIX), signed(kind), 0];
-    // SAFETY: takes no pointers.
-    let number = unsafe { sys::call(libc::SYS_socket, args) }?;
-    let socket = Fd(RawFd::try_from(number).map_err(|_range| Errno(libc::EBADF))?);
-    let args = [
-        signed(socket.0),
-        address.bytes.as_ptr() as usize,
-        address.len,
-    ];
+    let socket = new_socket(kind | libc::SOCK_NONBLOCK)?;
+    let [at, len] = address.as_argument();
+    let args = [signed(socket.0), at, len];
     // SAFETY: the kernel reads `len` bytes of the address, which outlives the call.
     unsafe { sys::call(libc::SYS_connect, args) }?;
     Ok(socket)
+}
+
+pub(super) fn new_socket(kind: i32) -> Sys<Fd> {
+    let args = [signed(libc::AF_UNIX), signed(kind | libc::SOCK_CLOEXEC), 0];
+    // SAFETY: takes no pointers.
+    let number = unsafe { sys::call(libc::SYS_socket, args) }?;
+    RawFd::try_from(number)
+        .map(Fd)
+        .map_err(|_range| Errno(libc::EBADF))
 }

@@ -498,6 +498,7 @@ mod tests {
             refusing: &[],
             roots: Vec::new(),
             abstract_sockets: false,
+            datagrams: false,
             supervision: None,
         }
     }

@@ -1,7 +1,8 @@
 //! Performs rare system calls on the program's behalf, where no layer confines them.
 //!
 //! Without a private root, Landlock has no say in changes of metadata (modes, owners, times,
-//! extended attributes), and before Linux 7.1 none in connections to sockets with a path. The
+//! extended attributes), and before Linux 7.1 none in connections to sockets with a path; it has
+//! none in the names of abstract sockets, which without a network namespace are the host's. The
 //! kernel holds these calls and asks here (`SECCOMP_RET_USER_NOTIF`). Whatever lies outside of what
 //! the program may write to is refused; the rest is done here, and the program gets the result. The
 //! call itself is never let through, because its arguments are in memory that another thread can
@@ -30,6 +31,7 @@
 
 mod act;
 mod ask;
+mod bind;
 mod connect;
 mod exec;
 mod files;
@@ -106,6 +108,7 @@ struct Held {
 /// The supervisor's end of the notifications.
 pub(super) struct Notifier<'p> {
     listener: Option<RawFd>,
+    plan: &'p Plan,
     mediation: Option<&'p Mediation>,
     /// Where questions are put, as long as somebody listens.
     questions: Option<RawFd>,
@@ -127,6 +130,7 @@ impl<'p> Notifier<'p> {
         let supervised = mediation.and_then(|mediation| mediation.supervision.as_ref());
         Ok(Self {
             listener,
+            plan,
             mediation,
             questions: supervised.map(|supervised| supervised.questions),
             rights: Rights::new(plan, user)?,
@@ -286,6 +290,11 @@ impl Server<'_, '_> {
             if number == libc::SYS_connect {
                 return connect::prepare(&target, self.mediation, args)
                     .map(|ready| Some(Act::Connect(ready)));
+            }
+            if number == libc::SYS_bind {
+                let plan = (self.notifier.plan, self.mediation);
+                let held = (self.listener, call.id);
+                return bind::perform(&target, plan, held, args).map(|()| None);
             }
             if metadata::is_meant(number) {
                 return metadata::perform(&target, self.mediation, number, args).map(|()| None);
