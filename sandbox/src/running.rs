@@ -312,6 +312,9 @@ pub(crate) fn report(summary: Summary, limits: &Limits, mut layers: Vec<LayerSta
     if summary.unmediated != 0 {
         tell_unmediated(&mut layers, summary.unmediated);
     }
+    if summary.no_proc != 0 {
+        tell_no_proc(&mut layers, summary.no_proc);
+    }
     Report {
         ended,
         wall: Duration::from_nanos(summary.wall_nanos),
@@ -322,21 +325,56 @@ pub(crate) fn report(summary: Summary, limits: &Limits, mut layers: Vec<LayerSta
     }
 }
 
-/// Says what the lack of a private root costs beyond itself where the kernel gave no notifications.
+/// Says what the lack of a private root or of a network namespace costs beyond itself where the kernel
+/// gave no notifications.
 fn tell_unmediated(layers: &mut [LayerState], errno: i32) {
     let reason = io::Error::from_raw_os_error(errno);
+    let lacks = |layer| {
+        let mut states = layers.iter();
+        states.any(|state| state.layer == layer && !state.is_active())
+    };
+    let mut calls = Vec::new();
+    if lacks(Layer::MountNs) {
+        calls.push("changes of modes, owners, times and extended attributes");
+        calls.push("connections to Unix sockets");
+    }
+    if lacks(Layer::NetNs) {
+        calls.push("names of Unix sockets");
+    }
     let costs = format!(
-        "; changes of modes, owners, times and extended attributes and connections to Unix sockets \
-         are refused, also in the workspace, because the kernel gave no notifications of system \
-         calls ({reason}): a filter around this process may have a listener already"
+        "; {} are refused, also in the workspace, because the kernel gave no notifications of \
+         system calls ({reason}): a filter around this process may have a listener already",
+        calls.join(" and ")
     );
+    let told = if lacks(Layer::MountNs) {
+        Layer::MountNs
+    } else {
+        Layer::NetNs
+    };
     for state in layers {
         if let LayerStatus::Missing { why } = &mut state.status
-            && state.layer == Layer::MountNs
+            && state.layer == told
         {
             why.push_str(&costs);
         }
     }
+}
+
+/// Says beside a mount namespace that is in force what it is in force without.
+fn tell_no_proc(layers: &mut Vec<LayerState>, errno: i32) {
+    let reason = io::Error::from_raw_os_error(errno);
+    let why = format!(
+        "a part of it, while the rest is in force: /proc is empty, and what the supervisor would do \
+         on the program's behalf is refused, because the kernel gave the sandbox no /proc of its \
+         own ({reason}). Container runtimes cover parts of theirs, which has this effect: give the \
+         container an uncovered one (docker: --security-opt systempaths=unconfined; Kubernetes: \
+         procMount: Unmasked)"
+    );
+    let place = layers
+        .iter()
+        .position(|state| state.layer == Layer::MountNs);
+    let place = place.map_or(layers.len(), |place| place + 1);
+    layers.insert(place, LayerState::missing(Layer::MountNs, why));
 }
 
 /// Names the end, and what was violated, as far as the wait status tells.
@@ -399,6 +437,7 @@ mod tests {
             peak_bytes: 5,
             oom_kills: 0,
             unmediated: 0,
+            no_proc: 0,
         };
         change(&mut summary);
         assert_eq!(ended(summary, limits).0, expected);

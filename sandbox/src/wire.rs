@@ -168,6 +168,8 @@ pub(crate) struct Summary {
     pub(crate) oom_kills: u64,
     /// Why the kernel gave no notifications, 0 if it did or need not.
     pub(crate) unmediated: i32,
+    /// Why a private root has no `/proc`, 0 if it has one or there is none.
+    pub(crate) no_proc: i32,
 }
 
 /// From the supervisor.
@@ -190,7 +192,7 @@ pub(crate) enum Command {
 }
 
 /// Bytes of a record.
-pub(crate) const RECORD: usize = 48;
+pub(crate) const RECORD: usize = 52;
 
 /// A record as it travels.
 pub(crate) type Record = [u8; RECORD];
@@ -265,7 +267,7 @@ impl Event {
                     .i32(summary.status);
                 let writer = writer.u64(summary.wall_nanos).u64(summary.cpu_nanos);
                 let writer = writer.u64(summary.peak_bytes).u64(summary.oom_kills);
-                writer.i32(summary.unmediated).record
+                writer.i32(summary.unmediated).i32(summary.no_proc).record
             }
         }
     }
@@ -290,6 +292,7 @@ impl Event {
                 peak_bytes: reader.u64()?,
                 oom_kills: reader.u64()?,
                 unmediated: reader.i32()?,
+                no_proc: reader.i32()?,
             })),
             _ => None,
         }
@@ -343,6 +346,7 @@ mod tests {
                 peak_bytes: 3,
                 oom_kills: 4,
                 unmediated: libc::EBUSY,
+                no_proc: libc::EPERM,
             });
             assert_eq!(Event::from_record(&event.to_record()), Some(event));
             let command = Command::Kill(cause);

@@ -10,8 +10,11 @@
 mod common;
 
 use common::{Outcome, is_root, python, run, skipped};
-use ringfence_sandbox::{Layer, LayerStatus, Namespaces};
+use ringfence_sandbox::{Layer, LayerStatus, Namespaces, probe};
+use std::fs;
 use std::os::fd::{FromRawFd as _, OwnedFd};
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
 use std::thread;
 
 const CHANGES: &str = "
@@ -148,4 +151,67 @@ fn without_mounts_but_with_own_process_numbers_the_right_process_is_looked_at() 
         ]
     );
     assert!(!why_no_mounts(&outcome).contains("notifications"));
+}
+
+/// Set for a run in surroundings as a container's: a part of `/proc` is covered.
+const COVERED: &str = "RINGFENCE_TEST_COVERED";
+
+#[test]
+fn a_proc_that_is_refused_is_told() {
+    if std::env::var_os(COVERED).is_some() {
+        return a_covered_proc();
+    }
+    if !is_root() || !common::exists("/usr/bin/setpriv") || !common::exists("/proc/tty") {
+        return skipped("only root can cover a part of /proc for setpriv");
+    }
+    let home = tempfile::tempdir().unwrap();
+    fs::set_permissions(home.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    let copy = home.path().join("tests");
+    fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
+    let script = "mount -t tmpfs none /proc/tty && exec setpriv --reuid 65534 --regid 65534 \
+                  --clear-groups -- \"$0\" --exact a_proc_that_is_refused_is_told --nocapture";
+    let output = Command::new("unshare")
+        .args(["-m", "sh", "-c", script])
+        .arg(&copy)
+        .env(COVERED, "1")
+        .env("HOME", home.path())
+        .env("TMPDIR", home.path())
+        .env("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin")
+        .current_dir("/")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}\n{errors}");
+    assert!(text.contains("1 passed"), "{text}");
+}
+
+fn a_covered_proc() {
+    let outcome = run(common::shell(
+        "echo /proc/*; cd /workspace",
+        Namespaces::Auto,
+    ));
+    let active = |layer| {
+        let mut layers = outcome.report.layers.iter();
+        layers.any(|state| state.layer == layer && state.is_active())
+    };
+    if !active(Layer::UserNs) {
+        return skipped("no user namespaces here");
+    }
+    assert_eq!(outcome.text(), "/proc/*", "{}", outcome.errors());
+    assert!(active(Layer::MountNs) && active(Layer::PidNs));
+    let told = |layers: &[ringfence_sandbox::LayerState]| {
+        let layers = layers.iter().filter(|state| state.layer == Layer::MountNs);
+        let whys = layers.filter_map(|state| match &state.status {
+            LayerStatus::Missing { why } => Some(why.clone()),
+            LayerStatus::Active => None,
+        });
+        whys.collect::<Vec<_>>()
+    };
+    let [why] = told(&outcome.report.layers).try_into().unwrap();
+    assert!(
+        why.contains("/proc is empty") && why.contains("not permitted"),
+        "{why}"
+    );
+    assert_eq!(told(&probe()), [why]);
 }

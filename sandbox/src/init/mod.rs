@@ -82,6 +82,8 @@ struct Ready {
     workspace: RawFd,
     /// The caller's side of a terminal of the sandbox's own.
     terminal: Option<RawFd>,
+    /// Why a private root has no `/proc`, 0 if it has one or there is none.
+    no_proc: i32,
 }
 
 fn set_up(plan: &Plan) -> Done<Ready> {
@@ -109,9 +111,10 @@ fn set_up(plan: &Plan) -> Done<Ready> {
     if plan.has_namespace(libc::CLONE_NEWUTS) {
         set_hostname().map_err(at(Step::Hostname))?;
     }
-    if let Some(root) = &plan.root {
-        root::build(root, user)?;
-    }
+    let no_proc = match &plan.root {
+        Some(root) => root::build(root, user)?,
+        None => 0,
+    };
     let terminal = terminal::own(plan).map_err(at(Step::Streams))?;
     own_streams(plan, user).map_err(at(Step::Streams))?;
     let workspace = files::workspace(plan, user)?;
@@ -124,6 +127,7 @@ fn set_up(plan: &Plan) -> Done<Ready> {
         user,
         workspace,
         terminal,
+        no_proc,
     })
 }
 

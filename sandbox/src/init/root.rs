@@ -43,8 +43,9 @@ struct MountAttr {
     userns_fd: u64,
 }
 
-/// Builds the root and makes it this process's.
-pub(super) fn build(root: &Root, user: User) -> Done {
+/// Builds the root and makes it this process's. Gives the error for which it has no `/proc`, 0 if it
+/// has one.
+pub(super) fn build(root: &Root, user: User) -> Done<i32> {
     let private = libc::MS_REC | libc::MS_PRIVATE;
     mount(c"none", c"/", None, private, None).map_err(at(Step::PrivateMounts))?;
     for (index, bind) in root.binds.iter().enumerate() {
@@ -66,7 +67,7 @@ pub(super) fn build(root: &Root, user: User) -> Done {
     sys::chdir(&root.base).map_err(at(Step::RootMount))?;
     skeleton(root, user)?;
     scratch(root, user)?;
-    proc()?;
+    let no_proc = proc()?;
     terminals();
     for (index, bind) in root.binds.iter().enumerate() {
         let step = match bind.granted {
@@ -77,7 +78,8 @@ pub(super) fn build(root: &Root, user: User) -> Done {
     }
     pivot().map_err(at(Step::PivotRoot))?;
     set_attributes(HERE, c"/", 0, ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV)
-        .map_err(at(Step::ReadOnlyRoot))
+        .map_err(at(Step::ReadOnlyRoot))?;
+    Ok(no_proc)
 }
 
 /// Opens a detached copy of a part of the host's tree, with its mounts.
@@ -201,16 +203,18 @@ fn fill() -> Sys<()> {
 }
 
 /// A `/proc` of the sandbox's own process namespace. In a container whose own `/proc` is partly
-/// covered the kernel refuses it; then there is none, which most programs do without.
-fn proc() -> Done {
+/// covered the kernel refuses it; then there is none, which most programs do without, and the error is
+/// given, for the report.
+fn proc() -> Done<i32> {
     let flags = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
     let hidden = mount(c"proc", c"proc", Some(c"proc"), flags, Some(c"hidepid=2"));
     match hidden {
         Ok(()) => HIDDEN
             .iter()
             .try_for_each(|file| hide(file))
+            .map(|()| 0)
             .map_err(at(Step::Proc)),
-        Err(Errno(libc::EPERM | libc::EACCES | libc::EBUSY | libc::EINVAL)) => Ok(()),
+        Err(Errno(errno @ (libc::EPERM | libc::EACCES | libc::EBUSY | libc::EINVAL))) => Ok(errno),
         Err(errno) => Err(at(Step::Proc)(errno)),
     }
 }

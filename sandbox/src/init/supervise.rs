@@ -39,6 +39,7 @@ pub(super) fn run(plan: &Plan, ready: &Ready) -> ! {
         begun: !plan.waits,
         used_before: 0,
         unmediated: 0,
+        no_proc: ready.no_proc,
         is_behind: false,
     };
     let cause = if let Some(cause) = plan.spent {
@@ -115,6 +116,8 @@ struct State {
     used_before: u64,
     /// Why the kernel gave no notifications, 0 if it did or need not.
     unmediated: i32,
+    /// Why a private root has no `/proc`, 0 if it has one or there is none.
+    no_proc: i32,
     /// More children may have ended than were reaped.
     is_behind: bool,
 }
@@ -488,5 +491,6 @@ fn summary(plan: &Plan, state: &State, cause: Cause) -> Summary {
         peak_bytes,
         oom_kills,
         unmediated: state.unmediated,
+        no_proc: state.no_proc,
     }
 }
