@@ -54,6 +54,12 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         ["python3"]
     ),
     script!(
+        &Isolation::ALL,
+        python_unix_servers,
+        "unix_servers.py",
+        ["python3"]
+    ),
+    script!(
         WITH_MOUNTS,
         python_unix_sockets,
         "unix_streams.py",

@@ -46,7 +46,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         "the_callers_environment_is_not_in_proc",
         the_callers_environment_is_not_in_proc,
     ),
-    // Without namespaces there are no Unix sockets at all.
+    // Without a network namespace no abstract name is given.
     Scenario::on(
         "sandboxes_do_not_meet",
         &[Isolation::Process, Isolation::ProcessUser, Isolation::Vm],
@@ -121,6 +121,8 @@ fn outside_the_tries_succeed(lab: &Lab) {
         "netlink-socket",
         "tcp-bind=127.0.0.1:0",
         "udp-bind=127.0.0.1:0",
+        "abstract-autobind",
+        "abstract-autobind-by-connect",
         "ptrace-traceme",
         "ptrace-child",
         "read-memory-of-child",
@@ -148,6 +150,7 @@ fn outside_the_tries_succeed(lab: &Lab) {
     }
     tries.push(format!("unix-connect={}", socket.display()));
     tries.push(format!("abstract-connect={name}"));
+    tries.push(format!("abstract-bind={name}-free"));
     // In the arguments of the victim.
     tries.push("find-in-proc=68616e67".into());
 

@@ -7,7 +7,7 @@ use libc::c_int;
 use std::io;
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::linux::net::SocketAddrExt as _;
-use std::os::unix::net::{SocketAddr, UnixDatagram, UnixStream};
+use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
 
 pub(super) const TRIES: Table = &[
     (
@@ -135,6 +135,12 @@ pub(super) const TRIES: Table = &[
     ("unix-connect-by-pair", Attempt(unix_connect_by_pair)),
     ("abstract-connect", Attempt(abstract_connect)),
     ("abstract-send", Attempt(abstract_send)),
+    ("abstract-bind", Attempt(abstract_bind)),
+    ("abstract-autobind", Attempt(abstract_autobind)),
+    (
+        "abstract-autobind-by-connect",
+        Attempt(abstract_autobind_by_connect),
+    ),
 ];
 
 const ETH_P_ALL: c_int = 0x0300;
@@ -235,6 +241,43 @@ fn unix_connect_by_pair(path: &str) -> io::Result<String> {
 fn abstract_connect(name: &str) -> io::Result<String> {
     let address = SocketAddr::from_abstract_name(name)?;
     UnixStream::connect_addr(&address).map(|_| "connected".into())
+}
+
+/// Waits where a service is expected.
+fn abstract_bind(name: &str) -> io::Result<String> {
+    let address = SocketAddr::from_abstract_name(name)?;
+    UnixListener::bind_addr(&address).map(|_| "listens".into())
+}
+
+/// An address without a name makes the kernel choose an abstract one.
+fn abstract_autobind(_: &str) -> io::Result<String> {
+    let socket = call!(libc::SYS_socket, libc::AF_UNIX, libc::SOCK_STREAM, 0)?;
+    let mut family = 1_u16.to_ne_bytes();
+    call!(libc::SYS_bind, socket, &mut family[..], 2)?;
+    call!(libc::SYS_listen, socket, 1).map(|_| "listens".into())
+}
+
+/// So does a connection of a socket that wants to be told who sends, whatever becomes of it.
+fn abstract_autobind_by_connect(_: &str) -> io::Result<String> {
+    let socket = call!(libc::SYS_socket, libc::AF_UNIX, libc::SOCK_STREAM, 0)?;
+    let mut on = 1_u32.to_ne_bytes();
+    let level = libc::SOL_SOCKET;
+    call!(
+        libc::SYS_setsockopt,
+        socket,
+        level,
+        libc::SO_PASSCRED,
+        &mut on[..],
+        4
+    )?;
+    let mut address = *b"\x01\x00nowhere\0";
+    let _ = call!(libc::SYS_connect, socket, &mut address[..], 10);
+    let (mut name, mut len) = ([0_u8; 110], 110_u32.to_ne_bytes());
+    call!(libc::SYS_getsockname, socket, &mut name[..], &mut len[..])?;
+    match u32::from_ne_bytes(len) {
+        2 => Err(io::Error::from_raw_os_error(libc::EPERM)),
+        len => Ok(format!("a name of {len} bytes")),
+    }
 }
 
 fn abstract_send(name: &str) -> io::Result<String> {

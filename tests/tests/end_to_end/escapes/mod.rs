@@ -50,6 +50,11 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         &Isolation::ON_THIS_KERNEL,
         sockets::services_in_a_granted_directory,
     ),
+    Scenario::on(
+        "names_of_services",
+        &[Isolation::ProcessBare],
+        sockets::names_of_services,
+    ),
     Scenario::everywhere("names_of_the_network", sockets::names_of_the_network),
     Scenario::on("a_full_workspace", WITH_MOUNTS, files::a_full_workspace),
     Scenario::everywhere(

@@ -1,7 +1,7 @@
 //! Services of this machine and of its network, behind sockets, pipes and names.
 
 use crate::refusals::{check, check_run};
-use ringfence_tests::Lab;
+use ringfence_tests::{Lab, process};
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{UnixDatagram, UnixListener};
@@ -77,6 +77,18 @@ pub(super) fn services_in_a_granted_directory(lab: &Lab) {
     datagrams.set_nonblocking(true).unwrap();
     assert!(listener.accept().is_err() && datagrams.recv(&mut [0]).is_err());
     assert_eq!(rustix::io::ioctl_fionread(&reader).unwrap(), 0);
+}
+
+/// Where abstract names are the host's none is taken: whoever connects would take the program for the
+/// service. Elsewhere the names are the sandbox's own, which nobody outside can connect to.
+pub(super) fn names_of_services(lab: &Lab) {
+    let name = format!("rf-service-{}", process::own());
+    let expected: Vec<(String, &[&str])> = vec![
+        (format!("abstract-bind={name}"), &["refused EPERM"]),
+        ("abstract-autobind".into(), &["refused EPERM"]),
+        ("abstract-autobind-by-connect".into(), &["refused EPERM"]),
+    ];
+    check(lab, &expected);
 }
 
 /// Nothing is resolved: not a name of the network, not a user of the caller's network service.
