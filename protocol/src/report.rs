@@ -55,7 +55,8 @@ pub struct Report {
     /// Peak memory in bytes: of the control group where there is one, otherwise the largest
     /// resident set of a single process.
     pub peak_memory: u64,
-    /// Each layer, in force or missing with the reason.
+    /// Each layer, in force or missing with the reason. One that is in force but for a part is listed
+    /// both ways.
     pub layers: Vec<LayerState>,
     /// What the program tried and was stopped at, as far as the kernel tells.
     pub violations: Vec<Violation>,

@@ -57,7 +57,7 @@ fn names_that_others_could_connect_to_are_not_given() {
     let name = format!("ringfence-name-{}", std::process::id());
     let attempts = format!(
         "
-for kind in socket.SOCK_STREAM, socket.SOCK_SEQPACKET:
+for kind in socket.SOCK_STREAM, socket.SOCK_SEQPACKET, socket.SOCK_DGRAM:
     attempt(f'abstract {{kind}}', lambda: unix(kind).bind('\\0{name}'))
     attempt(f'empty {{kind}}', lambda: unix(kind).bind(''))
     attempt(f'only NUL {{kind}}', lambda: unix(kind).bind('\\0'))
@@ -188,6 +188,12 @@ for kind in socket.SOCK_STREAM, socket.SOCK_SEQPACKET:
             assert credentials(client) == (os.getpid(), os.getuid(), os.getgid()), credentials(client)
             assert credentials(peer)[1:] == (os.getuid(), os.getgid())
             assert peer.recv(9) == b'x'
+def datagrams():
+    try: server, client = unix(socket.SOCK_DGRAM), unix(socket.SOCK_DGRAM)
+    except PermissionError: return # The filter closes them where nothing else could.
+    server.bind('datagrams'); client.sendto(b'x', 'datagrams')
+    assert server.recv(9) == b'x'
+attempt('datagrams', datagrams)
 os.chdir('directory')
 attempt('elsewhere', lambda: told('elsewhere')); assert os.path.exists('../directory/elsewhere')
 def in_thread():

@@ -29,7 +29,7 @@ pub(super) struct Address {
 }
 
 impl Address {
-    /// Reads one of the program's. It has something after the family, or is without a name.
+    /// Reads one of the program's, which must be one of a Unix socket.
     pub(super) fn read(target: &Target, address: u64, len: u64) -> Sys<Self> {
         let len = usize::try_from(low(len)).unwrap_or(usize::MAX);
         let mut bytes = [0; ADDRESS];
