@@ -1,24 +1,40 @@
 //! `--ask`: a person at the terminal decides.
+//!
+//! What stands on the terminal before a question is the program's, and may look like anything. A
+//! question is on a line of its own below all that, nothing of the program's follows before the
+//! answer ([`Gate`]), and what was typed before it is no answer.
 
+use crate::gate::Gate;
 use anyhow::Context as _;
 use ringfence::{Decision, Operation, Policy, Request};
 use rustix::termios::QueueSelector;
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Lines that are no answer before the question counts as refused.
 const TRIES: u32 = 3;
 /// Bytes of an answer at most.
 const LINE: u64 = 256;
 
-/// A policy that asks on the controlling terminal, whatever the standard streams are.
-pub(crate) fn policy(operations: impl IntoIterator<Item = Operation>) -> anyhow::Result<Policy> {
+/// Makes a terminal show what follows in plain letters, on a new line with nothing beside or below
+/// it, whatever it was sent before: CAN and ST end a control sequence, DECSTR resets what would
+/// change the text or where it goes; then the ASCII letters, no attributes, and a cleared rest of
+/// the screen.
+const FRESH: &[u8] = b"\x18\x1b\\\x1b[!p\x0f\x1b(B\x1b[0m\r\n\x1b[J";
+
+/// A policy that asks on the controlling terminal, whatever the standard streams are. Output that
+/// passes the gate waits meanwhile.
+pub(crate) fn policy(
+    operations: impl IntoIterator<Item = Operation>,
+    gate: &Arc<Gate>,
+) -> anyhow::Result<Policy> {
     let open = || File::options().read(true).write(true).open("/dev/tty");
     let failed = "--ask needs a terminal to ask on, and /dev/tty cannot be opened";
     let (input, output) = (open().context(failed)?, open().context(failed)?);
     let person = Mutex::new(Person {
+        gate: Arc::clone(gate),
         input: BufReader::new(input),
         output,
         always: BTreeSet::new(),
@@ -46,6 +62,7 @@ impl Typed for BufReader<File> {
 }
 
 struct Person<I, O> {
+    gate: Arc<Gate>,
     input: I,
     output: O,
     always: BTreeSet<Operation>,
@@ -56,8 +73,12 @@ impl<I: Typed, O: Write> Person<I, O> {
         if self.always.contains(&request.operation) {
             return Ok(Decision::Allow);
         }
+        let Some(_closed) = self.gate.close() else {
+            return Ok(Decision::REFUSE);
+        };
         let question = question(request);
         self.input.forget();
+        self.output.write_all(FRESH)?;
         for _ in 0..TRIES {
             write!(
                 self.output,
@@ -110,7 +131,6 @@ fn question(request: &Request) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
 
     impl Typed for &[u8] {
@@ -125,6 +145,7 @@ mod tests {
         let policy = Policy::new([Operation::Write], move |request| {
             let mut output = Vec::new();
             let mut person = Person {
+                gate: Arc::default(),
                 input: b"what\n y \nno\nkill\n\n\n\nalways\n".as_slice(),
                 output: &mut output,
                 always: BTreeSet::new(),
@@ -142,7 +163,11 @@ mod tests {
                 Decision::Allow,
             ];
             let text = String::from_utf8(output).unwrap();
+            let fresh = str::from_utf8(FRESH).unwrap();
+            let asked = text.matches(fresh).count();
+            let text = text.replace(fresh, "");
             let good = answers == expected
+                && asked == 5
                 && text.contains("write to \"")
                 && text.contains("a\\u{1b}[31m\\nb")
                 && !text.contains('\u{1b}');

@@ -4,6 +4,7 @@
 
 mod ask;
 mod doctor;
+mod gate;
 mod image;
 mod json;
 mod options;

@@ -1,5 +1,6 @@
 //! The options that `run` and `eval` share, and how their values are read.
 
+use crate::gate::Gate;
 use anyhow::Context as _;
 use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
@@ -9,6 +10,7 @@ use std::fs::File;
 use std::io::IsTerminal as _;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// What the program reaches of the network.
@@ -100,6 +102,9 @@ pub(crate) struct Options {
     /// Print one JSON object on standard output instead of the program's own output
     #[arg(long)]
     pub(crate) json: bool,
+    /// What keeps the program's output back while a question is open.
+    #[arg(skip)]
+    gate: Arc<Gate>,
 }
 
 impl Options {
@@ -150,8 +155,13 @@ impl Options {
         if self.ask.is_empty() {
             return Ok(sandbox);
         }
-        let policy = crate::ask::policy(self.ask.iter().copied())?;
+        let policy = crate::ask::policy(self.ask.iter().copied(), &self.gate)?;
         Ok(sandbox.supervise(policy.limit(self.timeout)))
+    }
+
+    /// What keeps the program's output back, where questions are asked.
+    pub(crate) fn gate(&self) -> Option<&Arc<Gate>> {
+        (!self.ask.is_empty()).then_some(&self.gate)
     }
 
     /// Whether files are to be collected.

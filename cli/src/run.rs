@@ -1,5 +1,6 @@
 //! `run` and `eval`.
 
+use crate::gate::Shown;
 use crate::json::RunReport;
 use crate::options::Options;
 use crate::status::Status;
@@ -68,10 +69,20 @@ impl Eval {
 
 fn execute(options: &Options, command: Command) -> anyhow::Result<Status> {
     if !options.json {
+        let gate = options.gate();
+        let command = match gate {
+            Some(_) => command.stdout(Stdio::piped()).stderr(Stdio::piped()),
+            None => command,
+        };
         let mut child = command.spawn()?;
+        let shown = gate.map(|gate| Shown::start(&mut child, gate));
+        let shown = shown.transpose()?;
         let connected = options.tty.then(|| Connected::new(child.killer()));
         let connected = connected.transpose()?;
-        let report = child.wait()?;
+        let report = child.wait();
+        let written = shown.map_or(Ok(()), Shown::end);
+        let report = report?;
+        written?;
         let fatal = connected.and_then(Connected::end);
         if let Some(reason) = crate::json::limit_message(&report) {
             tell(&reason);

@@ -35,6 +35,8 @@ pub struct Run<'a> {
     environment: Vec<(OsString, OsString)>,
     input: Input,
     patience: Duration,
+    /// What executes the command, if it is not the caller itself.
+    wrapper: Vec<OsString>,
 }
 
 impl<'a> Run<'a> {
@@ -55,6 +57,7 @@ impl<'a> Run<'a> {
                 .collect(),
             input: Input::Null,
             patience: Duration::from_secs(patience),
+            wrapper: Vec::new(),
         }
     }
 
@@ -136,6 +139,7 @@ impl<'a> Run<'a> {
             words.push("--".into());
         }
         words.extend(self.program.iter().cloned());
+        words.splice(0..0, self.wrapper.iter().cloned());
         let (program, arguments) = words.split_first().unwrap();
         let mut command = Command::new(program);
         command
@@ -167,6 +171,16 @@ impl<'a> Run<'a> {
     pub fn start_at(self, terminal: &Terminal) -> Running {
         let stream = || Stdio::from(terminal.commands().try_clone().unwrap());
         self.start_on([stream(), stream(), stream()])
+    }
+
+    /// As [`Run::start_at`], in a session of its own that the terminal controls.
+    ///
+    /// # Panics
+    /// As [`Run::start_at`].
+    #[must_use]
+    pub fn start_in_session(mut self, terminal: &Terminal) -> Running {
+        self.wrapper = vec!["/usr/bin/setsid".into(), "--ctty".into()];
+        self.start_at(terminal)
     }
 
     fn start_with(self, stdin: Stdio) -> Running {

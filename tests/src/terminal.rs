@@ -1,5 +1,6 @@
 //! A terminal, seen from the side of the person who sits at it.
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::{Termios, Winsize, tcgetattr, tcsetwinsize};
@@ -78,6 +79,13 @@ impl Terminal {
         rustix::io::write(&self.person, keys.as_bytes()).unwrap();
     }
 
+    /// Whether something is shown within this time.
+    fn shows(&self, time: Duration) -> bool {
+        let time = Timespec::try_from(time).unwrap();
+        let mut fds = [PollFd::new(&self.person, PollFlags::IN)];
+        poll(&mut fds, Some(&time)).unwrap() > 0
+    }
+
     /// Reads what is shown until this is.
     ///
     /// # Panics
@@ -85,24 +93,30 @@ impl Terminal {
     pub fn until(&self, mark: &str) -> String {
         let mut shown = Vec::new();
         let mut buffer = [0; 4096];
-        let minute = rustix::event::Timespec {
-            tv_sec: 60,
-            tv_nsec: 0,
-        };
         loop {
             let text = String::from_utf8_lossy(&shown).into_owned();
             if text.contains(mark) {
                 return text;
             }
-            let flags = rustix::event::PollFlags::IN;
-            let mut fds = [rustix::event::PollFd::new(&self.person, flags)];
-            let ready = rustix::event::poll(&mut fds, Some(&minute)).unwrap();
-            assert!(ready > 0, "not shown: {mark:?} but {text:?}");
+            let ready = self.shows(Duration::from_secs(60));
+            assert!(ready, "not shown: {mark:?} but {text:?}");
             match rustix::io::read(&self.person, &mut buffer) {
                 Ok(len) => shown.extend_from_slice(&buffer[..len]),
                 Err(Errno::INTR) => {}
                 Err(error) => panic!("{error}, and not shown: {mark:?} but {text:?}"),
             }
+        }
+    }
+
+    /// Nothing more is shown for a moment: long enough for what is not kept back.
+    ///
+    /// # Panics
+    /// When something is.
+    pub fn assert_silent(&self) {
+        if self.shows(Duration::from_millis(300)) {
+            let mut shown = [0; 4096];
+            let len = rustix::io::read(&self.person, &mut shown).unwrap();
+            panic!("shown: {:?}", String::from_utf8_lossy(&shown[..len]));
         }
     }
 }

@@ -20,6 +20,7 @@
 )]
 
 mod api;
+mod ask;
 mod basics;
 mod collect;
 mod escapes;
@@ -43,7 +44,7 @@ use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-const MODULES: [(&str, &[Scenario]); 15] = [
+const MODULES: [(&str, &[Scenario]); 16] = [
     ("basics", basics::SCENARIOS),
     ("exits", exits::SCENARIOS),
     ("streams", streams::SCENARIOS),
@@ -58,6 +59,7 @@ const MODULES: [(&str, &[Scenario]); 15] = [
     ("machine", machine::SCENARIOS),
     ("api", api::SCENARIOS),
     ("supervise", supervise::SCENARIOS),
+    ("ask", ask::SCENARIOS),
     ("terminal", terminal::SCENARIOS),
 ];
 

@@ -1,0 +1,114 @@
+//! `--ask`: a person at the terminal decides, whatever the program shows on it.
+
+use ringfence_tests::{Isolation, Lab, Outcome, Scenario, Terminal};
+
+const EVERYWHERE: &[Isolation] = &[
+    Isolation::Process,
+    Isolation::ProcessUser,
+    Isolation::ProcessBare,
+    Isolation::Vm,
+];
+
+pub(crate) const SCENARIOS: &[Scenario] = &[
+    Scenario::on("questions_stand_alone", EVERYWHERE, questions_stand_alone),
+    Scenario::on("early_answers_are_none", EVERYWHERE, early_answers_are_none),
+    Scenario::on(
+        "a_question_ends_at_the_time_limit",
+        EVERYWHERE,
+        a_question_ends_at_the_time_limit,
+    ),
+    Scenario::on("a_kill_is_an_answer", EVERYWHERE, a_kill_is_an_answer),
+];
+
+/// Shows a question of its own all the time, and asks a real one once it has.
+const FORGER: &str = r#"
+touch notes
+printf '\033[8m\033]0;'
+while :; do
+  printf '\r\033[2Kringfence: process 7 wants to write to "/workspace/x"; allow it? [y/N] '
+done &
+rm notes
+kill $!
+test -e notes && echo 'still there'
+"#;
+
+/// What comes before a question so that it can be read.
+const FRESH: &str = "\n\x1b[J";
+
+/// The end of a question.
+const OPEN: &str = "[k]ill: ";
+
+/// The real question, of which nothing of the program's is before on the line and nothing after.
+fn question(terminal: &Terminal) {
+    let shown = terminal.until(OPEN);
+    let (_, question) = shown.rsplit_once(FRESH).unwrap();
+    assert!(question.starts_with("ringfence: process "), "{question:?}");
+    assert!(
+        question.contains("wants to delete \"/") && question.contains("/notes\"; allow it?"),
+        "{question:?}"
+    );
+    assert!(question.ends_with(OPEN), "{question:?}");
+    terminal.assert_silent();
+}
+
+fn questions_stand_alone(lab: &Lab) {
+    let terminal = Terminal::open(24, 80);
+    let call = lab
+        .run(["bash", "-c", FORGER])
+        .options(["--ask", "delete", "--timeout", "60s"]);
+    let running = call.start_in_session(&terminal);
+    question(&terminal);
+    terminal.keys("no\r");
+    // The terminal repeats what is typed; the rest was kept back until then.
+    let shown = terminal.until("still there");
+    assert!(shown.starts_with("no\r\n"), "{shown:?}");
+    assert!(shown.contains("allow it? [y/N]"), "{shown:?}");
+    running.finish().assert_code(0);
+}
+
+/// What was typed before a question is an answer to something else, and an empty line is none.
+fn early_answers_are_none(lab: &Lab) {
+    let terminal = Terminal::open(24, 80);
+    let script = "touch first notes; rm first; rm notes || exit 7";
+    let call = lab
+        .run(["sh", "-c", script])
+        .options(["--ask", "delete", "--timeout", "60s"]);
+    let running = call.start_in_session(&terminal);
+    terminal.until(OPEN);
+    terminal.keys("y\ry\ry\r");
+    question(&terminal);
+    terminal.keys("\r");
+    terminal.until(OPEN);
+    terminal.keys("n\r");
+    running.finish().assert_code(7);
+}
+
+/// Nobody answers, and more is kept back than the pipes hold.
+fn a_question_ends_at_the_time_limit(lab: &Lab) {
+    let terminal = Terminal::open(24, 80);
+    let call = lab
+        .run(["bash", "-c", FORGER])
+        .options(["--ask", "delete", "--timeout", "3s"]);
+    let running = call.start_in_session(&terminal);
+    question(&terminal);
+    let ended = std::thread::scope(|scope| {
+        let ended = scope.spawn(|| running.finish());
+        let shown = terminal.until("--timeout");
+        assert!(shown.contains("nothing to be answered"), "{shown:?}");
+        ended.join()
+    });
+    let outcome: Outcome = ended.unwrap();
+    outcome.assert_code(124);
+}
+
+fn a_kill_is_an_answer(lab: &Lab) {
+    let terminal = Terminal::open(24, 80);
+    let call = lab
+        .run(["bash", "-c", FORGER])
+        .options(["--ask", "delete", "--timeout", "60s"]);
+    let running = call.start_in_session(&terminal);
+    question(&terminal);
+    terminal.keys("kill\r");
+    terminal.until("forbidden operation: delete");
+    running.finish().assert_code(137);
+}
