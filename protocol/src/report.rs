@@ -15,7 +15,7 @@ pub enum Ended {
         /// Its exit status.
         code: u8,
     },
-    /// A signal ended the program, and no limit explains it.
+    /// A signal ended the program, and nothing shows that a limit did.
     Signaled {
         /// The signal's number.
         signal: u8,
@@ -28,11 +28,17 @@ pub enum Ended {
     MemoryExceeded,
     /// The output limit was reached.
     OutputExceeded,
-    /// ringfence killed the program: a forbidden operation, or the caller's wish.
+    /// ringfence killed the program: a forbidden operation, or the caller's wish. Also where
+    /// `SIGSYS` ended it, as the kernel does for a forbidden system call; it does not tell whether
+    /// the program sent itself the signal.
     Killed,
 }
 
 /// Something the program tried and was killed or denied for.
+///
+/// The operations `system call` and `file size` are known by the signal alone that ended the
+/// program, `SIGSYS` or `SIGXFSZ`. It can have sent itself either: they are as trustworthy as its
+/// exit status.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Violation {
     /// The layer that stopped it.

@@ -377,7 +377,19 @@ fn tell_no_proc(layers: &mut Vec<LayerState>, errno: i32) {
     layers.insert(place, LayerState::missing(Layer::MountNs, why));
 }
 
-/// Names the end, and what was violated, as far as the wait status tells.
+/// How far the CPU time that the kernel's limit goes by may be ahead of what is counted: it takes
+/// whole seconds, and a whole tick for each one that it finds a process in.
+const CPU_LIMIT_GRAIN: Duration = Duration::from_secs(1);
+
+/// Whether a program that SIGXCPU ended had used so much CPU time that the limit on it explains
+/// that. A program can send itself the signal at any time.
+fn is_cpu_limit(limit: Duration, used: Duration) -> bool {
+    let grain = CPU_LIMIT_GRAIN.min(limit / 2);
+    used >= limit.saturating_sub(grain)
+}
+
+/// Names the end, and what was violated, as far as the wait status tells: not who sent a signal. The
+/// words for a signal that a program can send itself claim no more than that.
 fn ended(summary: Summary, limits: &Limits) -> (Ended, Option<Violation>) {
     let violation = |layer, operation: &str, target: Option<String>| {
         Some(Violation {
@@ -413,13 +425,23 @@ fn ended(summary: Summary, limits: &Limits) -> (Ended, Option<Violation>) {
     };
     let cpu = Duration::from_nanos(summary.cpu_nanos);
     match number {
-        libc::SIGXCPU if limits.cpu.is_some() => (Ended::CpuExceeded, None),
+        libc::SIGXCPU if limits.cpu.is_some_and(|limit| is_cpu_limit(limit, cpu)) => {
+            (Ended::CpuExceeded, None)
+        }
         libc::SIGKILL if limits.cpu.is_some_and(|limit| cpu >= limit) => (Ended::CpuExceeded, None),
         libc::SIGSYS => {
-            let operation = "a system call of a foreign architecture or kind";
-            (Ended::Killed, violation(Layer::Seccomp, operation, None))
+            let target = "ended by SIGSYS, with which the kernel ends a process for a system call \
+                          of a foreign architecture, unless the program sent it itself";
+            let target = Some(target.into());
+            let violation = violation(Layer::Seccomp, "system call", target);
+            (Ended::Killed, violation)
         }
-        libc::SIGXFSZ => (signaled, violation(Layer::Rlimits, "file size", None)),
+        libc::SIGXFSZ if limits.file_size.is_some() => {
+            let target = "ended by SIGXFSZ, with which the kernel ends a process that writes \
+                          beyond the limit, unless the program sent it itself";
+            let target = Some(target.into());
+            (signaled, violation(Layer::Rlimits, "file size", target))
+        }
         _ => (signaled, None),
     }
 }
@@ -472,8 +494,12 @@ mod tests {
             &limits,
             Ended::TimedOut,
         );
-        let signal = Ended::Signaled { signal: 24 };
-        check(|summary| summary.status = libc::SIGXCPU, &limits, signal);
+        let signal = |signal| Ended::Signaled { signal };
+        check(
+            |summary| summary.status = libc::SIGXCPU,
+            &limits,
+            signal(24),
+        );
         let limits = Limits {
             cpu: Some(Duration::from_nanos(5)),
             ..limits
@@ -484,5 +510,62 @@ mod tests {
             Ended::CpuExceeded,
         );
         check(|summary| summary.status = 9, &limits, Ended::CpuExceeded);
+    }
+
+    fn summary(signal: i32, cpu: Duration) -> Summary {
+        Summary {
+            cause: Cause::Leader,
+            status: signal,
+            wall_nanos: 1,
+            cpu_nanos: cpu.as_nanos().try_into().unwrap(),
+            peak_bytes: 1,
+            oom_kills: 0,
+            unmediated: 0,
+        }
+    }
+
+    #[test]
+    fn a_signal_alone_is_no_cpu_limit() {
+        let millis = Duration::from_millis;
+        let limited = |limit| Limits {
+            cpu: Some(limit),
+            ..Limits::default()
+        };
+        let signal = Ended::Signaled { signal: 24 };
+        for (limit, used, expected) in [
+            (millis(10_000), millis(1), signal),
+            (millis(10_000), millis(8_900), signal),
+            (millis(10_000), millis(9_500), Ended::CpuExceeded),
+            (millis(1_000), millis(1), signal),
+            (millis(1_000), millis(600), Ended::CpuExceeded),
+            (millis(1_500), millis(2_000), Ended::CpuExceeded),
+            (Duration::MAX, millis(2_000), signal),
+        ] {
+            let (ended, violation) = ended(summary(libc::SIGXCPU, used), &limited(limit));
+            assert_eq!(ended, expected, "{used:?} of {limit:?}");
+            assert_eq!(violation, None);
+        }
+    }
+
+    #[test]
+    fn signals_are_no_proof_of_a_violation() {
+        let limits = Limits::default();
+        let (end, violation) = ended(summary(libc::SIGSYS, Duration::ZERO), &limits);
+        let violation = violation.unwrap();
+        assert_eq!(end, Ended::Killed);
+        assert_eq!(violation.operation, "system call");
+        assert!(violation.target.unwrap().starts_with("ended by SIGSYS"));
+
+        let signal = Ended::Signaled { signal: 25 };
+        let unlimited = ended(summary(libc::SIGXFSZ, Duration::ZERO), &limits);
+        assert_eq!(unlimited, (signal, None));
+        let limits = Limits {
+            file_size: Some(0),
+            ..limits
+        };
+        let (end, violation) = ended(summary(libc::SIGXFSZ, Duration::ZERO), &limits);
+        let violation = violation.unwrap();
+        assert_eq!((end, violation.operation.as_str()), (signal, "file size"));
+        assert!(violation.target.unwrap().starts_with("ended by SIGXFSZ"));
     }
 }

@@ -15,6 +15,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         "reports_tell_status_and_signal",
         reports_tell_status_and_signal,
     ),
+    Scenario::everywhere("signals_are_no_limits", signals_are_no_limits),
     Scenario::everywhere("options_end_at_the_program", options_end_at_the_program),
     Scenario::on(
         "a_full_device_is_an_error",
@@ -86,6 +87,38 @@ fn reports_tell_status_and_signal(lab: &Lab) {
         (&"signaled".into(), &9.into())
     );
     assert_eq!(report["exit_code"], Value::Null);
+}
+
+/// A program that sends itself the signals of limits has reached none, and a report that cannot know
+/// says so.
+fn signals_are_no_limits(lab: &Lab) {
+    let raise = |signal: &str, options: &[&str]| {
+        let run = lab.helper(["raise", signal]).options(options);
+        let (outcome, report) = run.json();
+        outcome.assert_code(if signal == "31" {
+            137
+        } else {
+            128 + signal.parse::<i32>().unwrap()
+        });
+        report
+    };
+    let report = raise("24", &["--cpu-time", "10s"]);
+    assert_eq!(report["status"], "signaled", "{report}");
+    let report = raise("25", &[]);
+    assert_eq!(report["violations"], Value::Array(vec![]), "{report}");
+    for (signal, options, operation) in [
+        ("25", &["--file-size", "1MiB"][..], "file size"),
+        ("31", &[], "system call"),
+    ] {
+        let report = raise(signal, options);
+        let violation = &report["violations"][0];
+        assert_eq!(violation["operation"], operation, "{report}");
+        let target = violation["target"].as_str().unwrap();
+        assert!(
+            target.contains("unless the program sent it itself"),
+            "{report}"
+        );
+    }
 }
 
 /// What follows the program's name is the program's, with and without `--`.
