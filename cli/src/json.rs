@@ -2,7 +2,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use ringfence::{Ended, Isolation, LayerState, LayerStatus, Output, Report, Violation};
+use ringfence::{Ended, Isolation, Layer, LayerState, LayerStatus, Output, Report, Violation};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use std::os::unix::ffi::OsStrExt as _;
@@ -141,25 +141,53 @@ const fn status_word(ended: Ended) -> &'static str {
     }
 }
 
-/// For people: which limit ended the program, if one did.
-pub(crate) fn limit_message(report: &Report) -> Option<String> {
+/// For people: which limit ended the program, if one did or may have. `file_size`: whether there was
+/// a limit on file sizes.
+pub(crate) fn limit_message(report: &Report, file_size: bool) -> Option<String> {
     let message = match report.ended {
         Ended::TimedOut => "the time limit was reached (--timeout)",
         Ended::CpuExceeded => "the CPU-time limit was reached (--cpu-time)",
         Ended::MemoryExceeded => "the memory limit was reached (--memory)",
         Ended::OutputExceeded => "the output limit was reached (--max-output)",
-        Ended::Killed => match report.violations.first() {
-            Some(violation) => {
-                return Some(format!(
-                    "the program was killed for a forbidden operation: {}",
-                    violation.operation
-                ));
-            }
-            None => "the program was killed",
-        },
+        Ended::Killed => return Some(kill_message(&report.violations)),
+        Ended::Signaled { signal: SIGXFSZ } if file_size => {
+            "the program was ended by SIGXFSZ, as when a file would become larger than allowed \
+             (--file-size)"
+        }
+        Ended::Exited { code } if file_size && code == 128 + SIGXFSZ => {
+            "exit status 153 is a shell's word for SIGXFSZ, as when a file would become larger than \
+             allowed (--file-size)"
+        }
         _ => return None,
     };
     Some(message.into())
+}
+
+/// The signal for who writes beyond the limit on file sizes.
+const SIGXFSZ: u8 = 25;
+
+/// What a program was killed for: what the sandbox names comes first, and what the caller's answers
+/// refused in the order of the questions.
+fn kill_message(violations: &[Violation]) -> String {
+    let named = |violation: &&Violation| {
+        violation.layer == Layer::Rlimits || violation.operation == "system call"
+    };
+    let killing = violations.first().filter(named).or(violations.last());
+    match killing {
+        None => "the program was killed".into(),
+        Some(Violation {
+            operation, target, ..
+        }) => match (operation.as_str(), target) {
+            ("processes", Some(why)) => format!("the program was not started: {why} (--pids)"),
+            ("system call", Some(why)) => format!("the program was {why}"),
+            (operation, Some(target)) => {
+                format!("the program was killed for a forbidden operation: {operation} {target:?}")
+            }
+            (operation, None) => {
+                format!("the program was killed for a forbidden operation: {operation}")
+            }
+        },
+    }
 }
 
 #[cfg(test)]
@@ -178,5 +206,32 @@ mod tests {
     #[test]
     fn times_keep_microseconds() {
         assert!((milliseconds(Duration::from_nanos(8_123_456)) - 8.123).abs() < 1e-9);
+    }
+
+    #[test]
+    fn kills_are_explained() {
+        let violation = |layer, operation: &str, target: &str| Violation {
+            layer,
+            operation: operation.into(),
+            target: Some(target.into()),
+        };
+        let refused = violation(Layer::Seccomp, "delete", "/workspace/a");
+        let killing = violation(Layer::Seccomp, "write", "/workspace/\u{1b}");
+        let processes = violation(Layer::Rlimits, "processes", "a limit of 0 leaves none");
+        let call = violation(Layer::Seccomp, "system call", "ended by SIGSYS");
+        for (violations, expected) in [
+            (vec![], "the program was killed"),
+            (
+                vec![refused.clone(), killing],
+                "the program was killed for a forbidden operation: write \"/workspace/\\u{1b}\"",
+            ),
+            (
+                vec![processes],
+                "the program was not started: a limit of 0 leaves none (--pids)",
+            ),
+            (vec![call, refused], "the program was ended by SIGSYS"),
+        ] {
+            assert_eq!(kill_message(&violations), expected);
+        }
     }
 }

@@ -7,8 +7,10 @@ use clap::{Args, ValueEnum};
 use ringfence::{Command, Engine, Isolation, Layer, Limits, Operation, Sandbox, Stdio};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::IsTerminal as _;
+use std::io::{self, IsTerminal as _};
+use std::os::fd::AsFd as _;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,31 +31,31 @@ pub(crate) struct Options {
     #[arg(long, value_name = "ENGINE", default_value_t = Engine::Auto)]
     engine: Engine,
     /// Kill everything after this much time, e.g. 500ms, 30s, 5m
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
+    #[arg(long, allow_negative_numbers = true, value_name = "TIME", default_value = "30s", value_parser = duration)]
     timeout: Duration,
     /// Kill everything after this much CPU time
-    #[arg(long, value_name = "TIME", value_parser = duration)]
+    #[arg(long, allow_negative_numbers = true, value_name = "TIME", value_parser = duration)]
     cpu_time: Option<Duration>,
     /// Memory of the program and its descendants, e.g. 256MiB
-    #[arg(long, value_name = "SIZE", default_value = "512MiB", value_parser = size)]
+    #[arg(long, allow_negative_numbers = true, value_name = "SIZE", default_value = "512MiB", value_parser = size)]
     memory: u64,
     /// Processes and threads at one time
-    #[arg(long, value_name = "N", default_value_t = 128)]
+    #[arg(long, allow_negative_numbers = true, value_name = "N", default_value_t = 128, value_parser = processes)]
     pids: u64,
     /// Processors' worth of time; a VM has just as many processors [default: no limit, in a VM 1]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..))]
+    #[arg(long, allow_negative_numbers = true, value_name = "N", value_parser = processors)]
     cpus: Option<u8>,
     /// Open files of a process
-    #[arg(long, value_name = "N", default_value_t = 1024)]
+    #[arg(long, allow_negative_numbers = true, value_name = "N", default_value_t = 1024, value_parser = files)]
     open_files: u64,
     /// Largest file the program may write
-    #[arg(long, value_name = "SIZE", value_parser = size)]
+    #[arg(long, allow_negative_numbers = true, value_name = "SIZE", value_parser = size)]
     file_size: Option<u64>,
     /// Everything in the workspace together
-    #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = size)]
+    #[arg(long, allow_negative_numbers = true, value_name = "SIZE", default_value = "256MiB", value_parser = size)]
     workspace_size: u64,
     /// Standard output and standard error together
-    #[arg(long, value_name = "SIZE", default_value = "16MiB", value_parser = size)]
+    #[arg(long, allow_negative_numbers = true, value_name = "SIZE", default_value = "16MiB", value_parser = size)]
     max_output: u64,
     /// Copy a file into the workspace, under its own name unless DST is given
     #[arg(long = "file", value_name = "SRC[:DST]")]
@@ -164,6 +166,11 @@ impl Options {
         (!self.ask.is_empty()).then_some(&self.gate)
     }
 
+    /// Whether the size of files is limited, beyond that of the workspace.
+    pub(crate) fn limits_files(&self) -> bool {
+        self.file_size.is_some()
+    }
+
     /// Whether files are to be collected.
     pub(crate) fn collects(&self) -> bool {
         self.out.is_some()
@@ -192,17 +199,39 @@ impl Options {
         }
         let stdin = match &self.stdin {
             Some(path) => {
-                let file = File::open(path).with_context(|| {
+                let file = File::open(path).and_then(readable);
+                Stdio::from(file.with_context(|| {
                     format!("cannot read standard input from {}", path.display())
-                })?;
-                Stdio::from(file)
+                })?)
             }
             // The terminal is where the answers come from.
-            None if !self.ask.is_empty() && std::io::stdin().is_terminal() => Stdio::null(),
-            None => Stdio::inherit(),
+            None if !self.ask.is_empty() && io::stdin().is_terminal() => Stdio::null(),
+            None => {
+                let own = io::stdin().as_fd().try_clone_to_owned();
+                let checked = own.map(File::from).and_then(|file| no_directory(&file));
+                checked.context("cannot read standard input")?;
+                Stdio::inherit()
+            }
         };
         Ok(command.stdin(stdin))
     }
+}
+
+/// The file, unless it is clear already that nothing can be read from it. Takes nothing out of it.
+fn readable(file: File) -> io::Result<File> {
+    no_directory(&file)?;
+    if file.metadata()?.is_file() {
+        file.read_at(&mut [0], 0)?;
+    }
+    Ok(file)
+}
+
+fn no_directory(file: &File) -> io::Result<()> {
+    if file.metadata()?.is_dir() {
+        let why = "it is a directory; give a file, or /dev/null for nothing";
+        return Err(io::Error::new(io::ErrorKind::IsADirectory, why));
+    }
+    Ok(())
 }
 
 /// `SRC` or `SRC:DST`. A source whose own name contains a colon is given as `./a:b:name`: the last
@@ -252,12 +281,31 @@ fn variable_argument(argument: &OsStr) -> Option<(OsString, OsString)> {
     }
 }
 
+/// A number of processes.
+fn processes(text: &str) -> Result<u64, String> {
+    let wrong = |_| format!("{text:?} is not a number of processes; give 1 or more");
+    text.parse().map_err(wrong)
+}
+
+/// A number of open files.
+fn files(text: &str) -> Result<u64, String> {
+    let wrong = |_| format!("{text:?} is not a number of files; give 3 or more");
+    text.parse().map_err(wrong)
+}
+
+/// A number of processors.
+fn processors(text: &str) -> Result<u8, String> {
+    let count = text.parse().ok().filter(|count| *count > 0);
+    count.ok_or_else(|| format!("{text:?} is not a number of processors; give 1 to 255"))
+}
+
 /// A time span, or a plain number of seconds.
 fn duration(text: &str) -> Result<Duration, String> {
     if let Ok(seconds) = text.parse() {
         return Ok(Duration::from_secs(seconds));
     }
-    humantime::parse_duration(text).map_err(|error| format!("{error}; write 500ms, 30s or 5m"))
+    humantime::parse_duration(text)
+        .map_err(|error| format!("{text:?} is not a time ({error}); write 500ms, 30s or 5m"))
 }
 
 /// A size in bytes, or with a unit.
@@ -268,7 +316,7 @@ fn size(text: &str) -> Result<u64, String> {
     }
     let size: ByteSize = text
         .parse()
-        .map_err(|error| format!("{error}; write 4096, 64KiB or 1GiB"))?;
+        .map_err(|_why| format!("{text:?} is not a size; write 4096, 64KiB or 1GiB"))?;
     Ok(size.as_u64())
 }
 
@@ -288,6 +336,21 @@ mod tests {
         );
         assert_eq!(duration("1500ms"), Ok(Duration::from_millis(1500)));
         assert!(duration("soon").is_err());
+    }
+
+    #[test]
+    fn numbers() {
+        assert_eq!((processes("0"), processes("7")), (Ok(0), Ok(7)));
+        let wrong = processes("-1").unwrap_err();
+        assert_eq!(wrong, "\"-1\" is not a number of processes; give 1 or more");
+        assert_eq!(files("1024"), Ok(1024));
+        assert!(files("-1").is_err());
+        assert_eq!((processors("255"), processors("1")), (Ok(255), Ok(1)));
+        assert!(
+            ["0", "256", "-1"]
+                .into_iter()
+                .all(|text| processors(text).is_err())
+        );
     }
 
     #[test]

@@ -84,7 +84,7 @@ fn execute(options: &Options, command: Command) -> anyhow::Result<Status> {
         let report = report?;
         written?;
         let fatal = connected.and_then(Connected::end);
-        if let Some(reason) = crate::json::limit_message(&report) {
+        if let Some(reason) = crate::json::limit_message(&report, options.limits_files()) {
             tell(&reason);
         }
         let status = told(&child.collected(), &report);

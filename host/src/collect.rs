@@ -148,10 +148,7 @@ impl Collecting {
                  dist/**"
             )));
         }
-        let output = |source| Error::Output {
-            path: directory.to_owned(),
-            source,
-        };
+        let output = |source| Error::output(directory, source);
         std::fs::create_dir_all(directory).map_err(output)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let out = rustix::fs::openat(CWD, directory, flags, Mode::empty());

@@ -323,10 +323,7 @@ impl InputFile {
         let (bytes, mode) = match self.content {
             Content::Bytes(bytes) => (Source::Bytes(bytes), 0o644),
             Content::File(path) => {
-                let input = |source| Error::Input {
-                    path: path.clone(),
-                    source,
-                };
+                let input = |source| Error::input(&path, source);
                 // A FIFO or a device is refused below instead of waited for.
                 let file = File::options()
                     .read(true)

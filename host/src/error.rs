@@ -4,7 +4,7 @@ use crate::CollectError;
 pub(crate) use ringfence_protocol::chain;
 use ringfence_protocol::{Failure, FailureKind, Layer};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Why an execution did not come about or could not be followed to its end.
 ///
@@ -104,6 +104,33 @@ impl Error {
         }
     }
 
+    /// A file of the caller's that is to be read.
+    pub(crate) fn input(path: &Path, source: io::Error) -> Self {
+        let source = match source.kind() {
+            io::ErrorKind::NotFound => advised(&source, "name a file that is there"),
+            _ => source,
+        };
+        Self::Input {
+            path: path.to_owned(),
+            source,
+        }
+    }
+
+    /// A directory of the caller's that is to be written to.
+    pub(crate) fn output(path: &Path, source: io::Error) -> Self {
+        let source = match source.kind() {
+            io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory => advised(
+                &source,
+                "a file is in the way; name a directory, or a new one outside of files",
+            ),
+            _ => source,
+        };
+        Self::Output {
+            path: path.to_owned(),
+            source,
+        }
+    }
+
     pub(crate) const fn system(what: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::System { what, source }
     }
@@ -125,6 +152,11 @@ impl Error {
             message: format!("layer {layer} is required and not available: {why}"),
         }
     }
+}
+
+/// The same error with what to do next.
+fn advised(error: &io::Error, what: &str) -> io::Error {
+    io::Error::new(error.kind(), format!("{error}; {what}"))
 }
 
 /// Text that came from the guest, without control characters that a terminal would obey, and

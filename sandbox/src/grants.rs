@@ -143,6 +143,10 @@ fn open_one(grant: &Grant) -> Result<Opened, SpawnError> {
         rustix::io::Errno::LOOP => {
             refused("it goes through a link of /proc, or through too many links".into())
         }
+        error @ (rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => {
+            let why = std::io::Error::from(error);
+            refused(format!("{why}; name a file or directory that is there"))
+        }
         error => refused(std::io::Error::from(error).to_string()),
     })?;
     let directory = match kind {

@@ -30,7 +30,10 @@ fn sensitive_sources_are_refused_under_any_path() {
         ("/dev/null", "a device"),
         ("/proc/self/cwd", "link of /proc"),
         ("/proc/self/root/usr", "link of /proc"),
-        ("/does/not/exist", "No such file"),
+        (
+            "/does/not/exist",
+            "No such file or directory (os error 2); name a file",
+        ),
     ] {
         refused(&[grant(path, None)], &[], expected);
     }

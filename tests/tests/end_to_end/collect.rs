@@ -337,5 +337,6 @@ fn requests_are_checked(lab: &Lab) {
     }
     let file = lab.file("file", "");
     let run = run().option("--collect", "x").option("--out", &file);
-    run.outcome().assert_error(125, &["cannot write to"]);
+    run.outcome()
+        .assert_error(125, &["cannot write to", "name a directory"]);
 }

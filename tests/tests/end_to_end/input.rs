@@ -7,6 +7,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario::everywhere("programs_that_cannot_run", programs_that_cannot_run),
     Scenario::everywhere("arguments_that_cannot_be", arguments_that_cannot_be),
     Scenario::everywhere("files_that_escape", files_that_escape),
+    Scenario::everywhere("input_that_cannot_be_read", input_that_cannot_be_read),
     Scenario::everywhere("links_do_not_redirect_files", links_do_not_redirect_files),
     Scenario::on(
         "options_that_do_not_exist",
@@ -69,7 +70,9 @@ fn files_that_escape(lab: &Lab) {
         .options(["--file", &source, "--file", &source]);
     twice.outcome().assert_error(125, &["source"]);
     let nowhere = lab.run(["true"]).option("--file", lab.path("nowhere"));
-    nowhere.outcome().assert_error(125, &["nowhere"]);
+    nowhere
+        .outcome()
+        .assert_error(125, &["nowhere", "that is there"]);
     let directory = lab
         .run(["true"])
         .option("--file", lab.open_directory("folder"));
@@ -88,6 +91,23 @@ fn files_that_escape(lab: &Lab) {
         .run(["true"])
         .options(["--file", &both[0], "--file", &both[1]]);
     assert_ne!(run.outcome().code(), Some(0));
+}
+
+/// Standard input that cannot be read is named before anything runs.
+fn input_that_cannot_be_read(lab: &Lab) {
+    let call = || lab.run(["sh", "-c", "echo ran"]);
+    let stdin = |path: &str| call().option("--stdin", path).outcome();
+    stdin("/etc").assert_error(125, &["/etc", "directory", "give a file"]);
+    stdin("/proc/self/mem").assert_error(125, &["/proc/self/mem", "Input/output error"]);
+    stdin("/no/such").assert_error(125, &["/no/such"]);
+    let directory = call().input_file(fs::File::open("/etc").unwrap());
+    directory
+        .outcome()
+        .assert_error(125, &["standard input", "directory"]);
+    // Nothing has been taken out of what can be read.
+    let file = lab.file("input", "all of it");
+    let run = lab.run(["cat"]).option("--stdin", &file);
+    run.outcome().assert_code(0).assert_stdout("all of it");
 }
 
 /// A source that is a symbolic link gives what it leads to, as a file of its own: writing to it
@@ -117,15 +137,20 @@ fn options_that_do_not_exist(lab: &Lab) {
         ("--isolation", "docker", "process"),
         ("--engine", "xen", "qemu"),
         ("--require", "luck", "landlock"),
-        ("--pids", "-1", "--pids"),
+        ("--pids", "-1", "give 1 or more"),
+        ("--cpus", "0", "1 to 255"),
+        ("--max-output", "-1", "KiB"),
     ];
     for (option, value, hint) in wrong {
         // The fixture's own choice of an isolation would come first.
-        let run = lab
-            .command("run")
-            .options([&format!("{option}={value}"), "true"])
-            .program([""; 0]);
-        run.outcome().assert_error(125, &[option, hint]);
+        for words in [
+            vec![format!("{option}={value}")],
+            vec![option.into(), value.into()],
+        ] {
+            let run = lab.command("run").options(words).options(["true"]);
+            let run = run.program([""; 0]);
+            run.outcome().assert_error(125, &[option, value, hint]);
+        }
     }
 }
 

@@ -170,6 +170,13 @@ fn file_size_is_limited(lab: &Lab) {
         .helper(["file", "3000000"])
         .option("--file-size", "1MiB");
     assert_ne!(run.outcome().code(), Some(0));
+    let writes = "head -c 3000000 /dev/zero >large";
+    for script in [format!("exec {writes}"), format!("{writes}; exit $?")] {
+        let run = lab.run(["sh", "-c", &script]);
+        let outcome = run.option("--file-size", "1MiB").outcome();
+        outcome.assert_code(153);
+        assert!(outcome.errors().contains("(--file-size)"), "{outcome}");
+    }
     let run = lab
         .helper(["file", "3000000"])
         .option("--file-size", "4MiB");
@@ -188,6 +195,7 @@ fn the_smallest_limits(lab: &Lab) {
     echo("--cpu-time").assert_code(124);
     echo("--memory").assert_code(137);
     echo("--max-output").assert_code(137).assert_stdout("");
+    echo("--pids").assert_error(137, &["(--pids)", "limit of 0"]);
     for option in ["--pids", "--open-files", "--file-size", "--workspace-size"] {
         let outcome = echo(option);
         assert!(
