@@ -521,6 +521,7 @@ mod tests {
             peak_bytes: 1,
             oom_kills: 0,
             unmediated: 0,
+            no_proc: 0,
         }
     }
 

@@ -100,7 +100,8 @@ fn five_hundred_runs_leave_nothing() {
             ));
             assert_eq!(outcome.text(), "0", "round {round}: {}", outcome.errors());
         }
-        assert_eq!(before, (open_files(), mounts(), children()));
+        // The harness opens files for a moment when it starts another test.
+        assert!(eventually(|| before == (open_files(), mounts(), children())));
         assert_eq!(host_directories(), Vec::<String>::new());
     }
 }
@@ -138,7 +139,7 @@ fn failures_leave_nothing() {
             assert!(spawn(broken).is_err());
             assert!(spawn(spec("no-such-program", &[], mode)).is_err());
         }
-        assert_eq!(before, (open_files(), children()));
+        assert!(eventually(|| before == (open_files(), children())));
         assert_eq!(host_directories(), Vec::<String>::new());
     }
 }
@@ -171,7 +172,7 @@ fn many_at_once_do_not_keep_each_other_alive() {
         for (index, outcome) in outcomes.iter().enumerate() {
             assert_eq!((outcome.code(), outcome.text()), (0, index.to_string()));
         }
-        assert_eq!(open_files(), before);
+        assert!(eventually(|| open_files() == before));
     }
 }
 
