@@ -98,7 +98,7 @@ fn input_that_cannot_be_read(lab: &Lab) {
     let call = || lab.run(["sh", "-c", "echo ran"]);
     let stdin = |path: &str| call().option("--stdin", path).outcome();
     stdin("/etc").assert_error(125, &["/etc", "directory", "give a file"]);
-    stdin("/proc/self/mem").assert_error(125, &["/proc/self/mem", "Input/output error"]);
+    stdin("/proc/self/mem").assert_error(125, &["/proc/self/mem", "os error 5"]);
     stdin("/no/such").assert_error(125, &["/no/such"]);
     let directory = call().input_file(fs::File::open("/etc").unwrap());
     directory
