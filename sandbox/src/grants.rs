@@ -7,7 +7,8 @@
 //!
 //! # What is refused
 //! - Sources that hold more than files: the whole tree, `/proc`, `/sys`, `/dev`, control groups and
-//!   the like under any path, and directories in which such are mounted, devices, sockets, FIFOs, and the directories of other sandboxes.
+//!   the like under any path, and directories in which such are mounted, devices, sockets, FIFOs, and
+//!   the directories of other sandboxes.
 //! - Destinations that would hide what the sandbox itself put there, or another grant.
 //! - What a layer could not keep: another place without a mount namespace, or without one a
 //!   read-only part of something that may be written.

@@ -11,9 +11,7 @@ mod common;
 
 use common::{Outcome, is_root, python, run, skipped};
 use ringfence_sandbox::{Layer, LayerStatus, Namespaces, probe};
-use std::fs;
 use std::os::fd::{FromRawFd as _, OwnedFd};
-use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 use std::thread;
 
@@ -127,15 +125,8 @@ fn without_mounts_but_with_own_process_numbers_the_right_process_is_looked_at() 
         run(python(CHANGES, Namespaces::Auto))
     });
     let outcome = outcome.join().unwrap();
-    let has = |layer| {
-        outcome
-            .report
-            .layers
-            .iter()
-            .any(|state| state.layer == layer && state.is_active())
-    };
     assert!(
-        has(Layer::PidNs) && !has(Layer::MountNs),
+        outcome.has(Layer::PidNs) && !outcome.has(Layer::MountNs),
         "{:?}",
         outcome.report
     );
@@ -164,10 +155,8 @@ fn a_proc_that_is_refused_is_told() {
     if !is_root() || !common::exists("/usr/bin/setpriv") || !common::exists("/proc/tty") {
         return skipped("only root can cover a part of /proc for setpriv");
     }
-    let home = tempfile::tempdir().unwrap();
-    fs::set_permissions(home.path(), fs::Permissions::from_mode(0o777)).unwrap();
-    let copy = home.path().join("tests");
-    fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
+    let home = common::open_directory(&std::env::temp_dir());
+    let copy = common::copy_of_tests(home.path());
     let script = "mount -t tmpfs none /proc/tty && exec setpriv --reuid 65534 --regid 65534 \
                   --clear-groups -- \"$0\" --exact a_proc_that_is_refused_is_told --nocapture";
     let output = Command::new("unshare")
@@ -191,15 +180,11 @@ fn a_covered_proc() {
         "echo /proc/*; cd /workspace",
         Namespaces::Auto,
     ));
-    let active = |layer| {
-        let mut layers = outcome.report.layers.iter();
-        layers.any(|state| state.layer == layer && state.is_active())
-    };
-    if !active(Layer::UserNs) {
+    if !outcome.has(Layer::UserNs) {
         return skipped("no user namespaces here");
     }
     assert_eq!(outcome.text(), "/proc/*", "{}", outcome.errors());
-    assert!(active(Layer::MountNs) && active(Layer::PidNs));
+    assert!(outcome.has(Layer::MountNs) && outcome.has(Layer::PidNs));
     let told = |layers: &[ringfence_sandbox::LayerState]| {
         let layers = layers.iter().filter(|state| state.layer == Layer::MountNs);
         let whys = layers.filter_map(|state| match &state.status {

@@ -223,11 +223,7 @@ print(len([one for one in queues if one >= 0]))
     spec.limits.memory = Some(64 << 20);
     let outcome = run(spec);
     let text = outcome.text();
-    let layer = |layer| {
-        let mut states = outcome.report.layers.iter();
-        states.any(|state| state.layer == layer && state.is_active())
-    };
-    match (layer(Layer::IpcNs), layer(Layer::Cgroup)) {
+    match (outcome.has(Layer::IpcNs), outcome.has(Layer::Cgroup)) {
         (false, _) => assert!(text.starts_with("0 EPERM"), "{text}"),
         (true, false) if is_root() => assert_eq!(text, "4 ENOSPC\n64"),
         // What is held is counted when it is used; or the settings are the machine's root's.
@@ -261,12 +257,7 @@ fn the_workspace_is_bounded_where_it_is_a_file_system_of_its_own() {
         .lines()
         .map(|line| line.parse::<u64>().unwrap())
         .sum();
-    if outcome
-        .report
-        .layers
-        .iter()
-        .any(|state| state.layer == Layer::MountNs && state.is_active())
-    {
+    if outcome.has(Layer::MountNs) {
         assert!(
             sizes <= 4 << 20 && outcome.errors().contains("No space"),
             "{sizes}"

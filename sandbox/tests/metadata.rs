@@ -97,14 +97,8 @@ fn off(code: &str, writable: Option<&Path>) -> Spec {
     spec
 }
 
-/// A directory that everybody may write to, as far as modes go.
 fn open_directory() -> tempfile::TempDir {
-    let directory = tempfile::Builder::new()
-        .prefix("metadata")
-        .tempdir_in("/var/tmp")
-        .unwrap();
-    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o777)).unwrap();
-    directory
+    common::open_directory(Path::new("/var/tmp"))
 }
 
 /// What a program could change of a file.

@@ -8,7 +8,7 @@ mod common;
 use common::{MODES, Outcome, python, run};
 use ringfence_sandbox::{Access, Grant, Layer, Namespaces, Spec};
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 
 const PRELUDE: &str = "
 import ctypes, errno, os, platform, socket, stat, struct, sys, threading, time
@@ -32,18 +32,8 @@ fn check(outcome: &Outcome, expected: impl Fn(&str) -> &'static str) {
     }
 }
 
-fn has_network_namespace(outcome: &Outcome) -> bool {
-    let mut layers = outcome.report.layers.iter();
-    layers.any(|state| state.layer == Layer::NetNs && state.is_active())
-}
-
 fn open_directory() -> tempfile::TempDir {
-    let directory = tempfile::Builder::new()
-        .prefix("sockets")
-        .tempdir_in("/var/tmp")
-        .unwrap();
-    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o777)).unwrap();
-    directory
+    common::open_directory(Path::new("/var/tmp"))
 }
 
 /// Whether a Unix socket of this network namespace has a name that contains this.
@@ -79,7 +69,7 @@ time.sleep(0.2)
         }
         assert!(!seen, "{mode:?}");
         let outcome = running.join().unwrap();
-        let expected = if has_network_namespace(&outcome) {
+        let expected = if outcome.has(Layer::NetNs) {
             "ok"
         } else {
             "EPERM"
@@ -223,7 +213,7 @@ fn paths_are_names_where_the_program_may_make_files() {
         }];
         let outcome = run(spec);
         assert_eq!(outcome.code(), 0, "{}", outcome.errors());
-        let named = has_network_namespace(&outcome);
+        let named = outcome.has(Layer::NetNs);
         for line in outcome.text().lines() {
             let (name, answer) = line.rsplit_once(' ').unwrap();
             let expected = name.rsplit(' ').next().unwrap();

@@ -79,7 +79,8 @@ impl Test {
             crate::numpy::wheel(shell)?.map(|wheel| shell.push_env("RINGFENCE_NUMPY_WHEEL", wheel));
         // No change is refused for what chance finds elsewhere; without this, every run tries others.
         let _seed = shell.push_env("PROPTEST_RNG_SEED", "1");
-        let _proxy = shell.push_env("NO_PROXY", "localhost,127.0.0.1");
+        let others = std::env::var("NO_PROXY").unwrap_or_default();
+        let _proxy = shell.push_env("NO_PROXY", format!("localhost,127.0.0.1,{others}"));
         let _vm = (!self.without_vm).then(|| shell.push_env("RINGFENCE_TEST_REQUIRE_VM", "1"));
         // `cargo test` and not nextest: a fresh machine has it, and doc tests belong to it.
         Ok(cmd!(shell, "cargo test --workspace --no-fail-fast")

@@ -12,12 +12,13 @@
 )]
 
 use ringfence_sandbox::{
-    Content, Decision, Ended, InputFile, Namespaces, Operation, Question, Report, Running, Spec,
-    Stdin, Supervision, WorkspacePath, spawn,
+    Content, Decision, Ended, InputFile, Layer, Namespaces, Operation, Question, Report, Running,
+    Spec, Stdin, Supervision, WorkspacePath, spawn,
 };
 use std::fs;
 use std::io::{Read, Write};
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -40,6 +41,12 @@ pub(crate) struct Outcome {
 }
 
 impl Outcome {
+    /// Whether a layer was in force.
+    pub(crate) fn has(&self, layer: Layer) -> bool {
+        let mut states = self.report.layers.iter();
+        states.any(|state| state.layer == layer && state.is_active())
+    }
+
     pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.stdout).trim().to_owned()
     }
@@ -198,23 +205,35 @@ pub(crate) fn exists(path: &str) -> bool {
     Path::new(path).exists()
 }
 
+/// A directory that everybody may write to, as far as modes go.
+pub(crate) fn open_directory(parent: &Path) -> tempfile::TempDir {
+    let directory = tempfile::Builder::new().prefix("open").tempdir_in(parent);
+    let directory = directory.unwrap();
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    directory
+}
+
+/// A copy of this test binary, because the build directory may be closed to others. Another process
+/// makes it: what this one had open for writing, the processes that other tests start would have
+/// open too.
+pub(crate) fn copy_of_tests(directory: &Path) -> PathBuf {
+    let copy = directory.join("tests");
+    let mut install = std::process::Command::new("install");
+    install.arg("-m755").arg(std::env::current_exe().unwrap());
+    assert!(install.arg(&copy).status().unwrap().success());
+    copy
+}
+
 /// Runs the same test binary as somebody who is not root, without these tests.
 pub(crate) fn repeat_unprivileged(skip: &[&str]) {
-    use std::os::unix::fs::PermissionsExt as _;
     if !is_root() {
         return skipped("the tests run unprivileged already");
     }
     if !exists("/usr/bin/setpriv") {
         return skipped("setpriv is not installed");
     }
-    let home = tempfile::tempdir().unwrap();
-    fs::set_permissions(home.path(), fs::Permissions::from_mode(0o777)).unwrap();
-    // A copy, because the build directory may be closed to others. Another process makes it: what
-    // this one had open for writing, the processes that other tests start would have open too.
-    let copy = home.path().join("tests");
-    let mut install = std::process::Command::new("install");
-    install.arg("-m755").arg(std::env::current_exe().unwrap());
-    assert!(install.arg(&copy).status().unwrap().success());
+    let home = open_directory(&std::env::temp_dir());
+    let copy = copy_of_tests(home.path());
     let mut again = std::process::Command::new("/usr/bin/setpriv");
     again
         .args([

@@ -1,24 +1,24 @@
 //! `--ask`: a person at the terminal decides, whatever the program shows on it.
 
-use ringfence_tests::{Isolation, Lab, Outcome, Scenario, Terminal};
-
-const EVERYWHERE: &[Isolation] = &[
-    Isolation::Process,
-    Isolation::ProcessUser,
-    Isolation::ProcessBare,
-    Isolation::Vm,
-];
+use ringfence_tests::{Lab, Outcome, Running, Scenario, Terminal};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
-    Scenario::on("questions_stand_alone", EVERYWHERE, questions_stand_alone),
-    Scenario::on("early_answers_are_none", EVERYWHERE, early_answers_are_none),
-    Scenario::on(
+    Scenario::everywhere("questions_stand_alone", questions_stand_alone),
+    Scenario::everywhere("early_answers_are_none", early_answers_are_none),
+    Scenario::everywhere(
         "a_question_ends_at_the_time_limit",
-        EVERYWHERE,
         a_question_ends_at_the_time_limit,
     ),
-    Scenario::on("a_kill_is_an_answer", EVERYWHERE, a_kill_is_an_answer),
+    Scenario::everywhere("a_kill_is_an_answer", a_kill_is_an_answer),
 ];
+
+/// A program at a terminal, which asks before it deletes.
+fn asked(lab: &Lab, words: [&str; 3], limit: &str) -> (Terminal, Running) {
+    let terminal = Terminal::open(24, 80);
+    let options = ["--ask", "delete", "--timeout", limit];
+    let running = lab.run(words).options(options).start_in_session(&terminal);
+    (terminal, running)
+}
 
 /// Shows a question of its own all the time, and asks a real one once it has.
 const FORGER: &str = r#"
@@ -52,11 +52,7 @@ fn question(terminal: &Terminal) {
 }
 
 fn questions_stand_alone(lab: &Lab) {
-    let terminal = Terminal::open(24, 80);
-    let call = lab
-        .run(["bash", "-c", FORGER])
-        .options(["--ask", "delete", "--timeout", "60s"]);
-    let running = call.start_in_session(&terminal);
+    let (terminal, running) = asked(lab, ["bash", "-c", FORGER], "60s");
     question(&terminal);
     terminal.keys("no\r");
     // The terminal repeats what is typed; the rest was kept back until then.
@@ -68,12 +64,8 @@ fn questions_stand_alone(lab: &Lab) {
 
 /// What was typed before a question is an answer to something else, and an empty line is none.
 fn early_answers_are_none(lab: &Lab) {
-    let terminal = Terminal::open(24, 80);
     let script = "touch first notes; rm first; rm notes || exit 7";
-    let call = lab
-        .run(["sh", "-c", script])
-        .options(["--ask", "delete", "--timeout", "60s"]);
-    let running = call.start_in_session(&terminal);
+    let (terminal, running) = asked(lab, ["sh", "-c", script], "60s");
     terminal.until(OPEN);
     terminal.keys("y\ry\ry\r");
     question(&terminal);
@@ -85,11 +77,7 @@ fn early_answers_are_none(lab: &Lab) {
 
 /// Nobody answers, and more is kept back than the pipes hold.
 fn a_question_ends_at_the_time_limit(lab: &Lab) {
-    let terminal = Terminal::open(24, 80);
-    let call = lab
-        .run(["bash", "-c", FORGER])
-        .options(["--ask", "delete", "--timeout", "3s"]);
-    let running = call.start_in_session(&terminal);
+    let (terminal, running) = asked(lab, ["bash", "-c", FORGER], "3s");
     question(&terminal);
     let ended = std::thread::scope(|scope| {
         let ended = scope.spawn(|| running.finish());
@@ -102,11 +90,7 @@ fn a_question_ends_at_the_time_limit(lab: &Lab) {
 }
 
 fn a_kill_is_an_answer(lab: &Lab) {
-    let terminal = Terminal::open(24, 80);
-    let call = lab
-        .run(["bash", "-c", FORGER])
-        .options(["--ask", "delete", "--timeout", "60s"]);
-    let running = call.start_in_session(&terminal);
+    let (terminal, running) = asked(lab, ["bash", "-c", FORGER], "60s");
     question(&terminal);
     terminal.keys("kill\r");
     terminal.until("forbidden operation: delete");

@@ -7,17 +7,10 @@ use rustix::process::Signal;
 use std::io::{Read as _, Write as _};
 use std::time::Duration;
 
-const EVERYWHERE: &[Isolation] = &[
-    Isolation::Process,
-    Isolation::ProcessUser,
-    Isolation::ProcessBare,
-    Isolation::Vm,
-];
-
 pub(crate) const SCENARIOS: &[Scenario] = &[
-    Scenario::on("keys_and_sizes_pass", EVERYWHERE, keys_and_sizes_pass),
-    Scenario::on("a_killed_command", EVERYWHERE, a_killed_command),
-    Scenario::on("it_takes_a_terminal", EVERYWHERE, it_takes_a_terminal),
+    Scenario::everywhere("keys_and_sizes_pass", keys_and_sizes_pass),
+    Scenario::everywhere("a_killed_command", a_killed_command),
+    Scenario::everywhere("it_takes_a_terminal", it_takes_a_terminal),
     Scenario::on(
         "the_library_has_it_too",
         &[Isolation::Process, Isolation::Vm],
