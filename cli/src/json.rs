@@ -2,7 +2,9 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use ringfence::{Ended, Isolation, Layer, LayerState, LayerStatus, Output, Report, Violation};
+use ringfence::{
+    Ended, Isolation, Layer, LayerState, LayerStatus, Operation, Output, Report, Violation,
+};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use std::os::unix::ffi::OsStrExt as _;
@@ -166,13 +168,19 @@ pub(crate) fn limit_message(report: &Report, file_size: bool) -> Option<String> 
 /// The signal for who writes beyond the limit on file sizes.
 const SIGXFSZ: u8 = 25;
 
-/// What a program was killed for: what the sandbox names comes first, and what the caller's answers
-/// refused in the order of the questions.
+/// What a program was killed for: what the sandbox ended it for comes first, and what the caller's
+/// answers refused last, in the order of the questions. System calls that were only denied are
+/// between them.
 fn kill_message(violations: &[Violation]) -> String {
     let named = |violation: &&Violation| {
         violation.layer == Layer::Rlimits || violation.operation == "system call"
     };
-    let killing = violations.first().filter(named).or(violations.last());
+    let asked = |violation: &&Violation| {
+        let mut operations = Operation::ALL.into_iter();
+        operations.any(|operation| operation.name() == violation.operation)
+    };
+    let last = violations.last().filter(asked);
+    let killing = violations.first().filter(named).or(last);
     match killing {
         None => "the program was killed".into(),
         Some(Violation {
@@ -217,6 +225,7 @@ mod tests {
         };
         let refused = violation(Layer::Seccomp, "delete", "/workspace/a");
         let killing = violation(Layer::Seccomp, "write", "/workspace/\u{1b}");
+        let denied = violation(Layer::Seccomp, "mount", "changes the file system tree");
         let processes = violation(Layer::Rlimits, "processes", "a limit of 0 leaves none");
         let call = violation(Layer::Seccomp, "system call", "ended by SIGSYS");
         for (violations, expected) in [
@@ -229,7 +238,11 @@ mod tests {
                 vec![processes],
                 "the program was not started: a limit of 0 leaves none (--pids)",
             ),
-            (vec![call, refused], "the program was ended by SIGSYS"),
+            (
+                vec![call, denied.clone(), refused],
+                "the program was ended by SIGSYS",
+            ),
+            (vec![denied], "the program was killed"),
         ] {
             assert_eq!(kill_message(&violations), expected);
         }

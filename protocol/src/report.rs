@@ -36,6 +36,9 @@ pub enum Ended {
 
 /// Something the program tried and was killed or denied for.
 ///
+/// Each system call that the filter denies is named once for each reason, however often it was made.
+/// Also honest programs make some, to see whether they may.
+///
 /// The operations `system call` and `file size` are known by the signal alone that ended the
 /// program, `SIGSYS` or `SIGXFSZ`. It can have sent itself either: they are as trustworthy as its
 /// exit status.
@@ -45,7 +48,8 @@ pub struct Violation {
     pub layer: crate::Layer,
     /// The operation, as the kernel names it: a system call or an access right.
     pub operation: String,
-    /// What it was aimed at, where the kernel tells.
+    /// What it was aimed at, as far as that is known. Of a system call that was denied with `EPERM`:
+    /// why it is.
     pub target: Option<String>,
 }
 

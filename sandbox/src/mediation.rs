@@ -24,8 +24,7 @@ pub(crate) fn plan(
         why: error.to_string(),
     };
     let asked = spec.supervision.as_ref().zip(questions);
-    let refusing = seccomp::refusing(separated).map_err(failed)?;
-    if asked.is_none() && refusing.is_none() {
+    if asked.is_none() && separated.root && separated.sockets && separated.names {
         return Ok(None);
     }
     let pass = asked.map_or(Ok(0), |_| random())?;
@@ -42,7 +41,6 @@ pub(crate) fn plan(
     });
     Ok(Some(Mediation {
         own_filter: own_filter.transpose().map_err(failed)?,
-        refusing: refusing.unwrap_or_default(),
         roots: roots(own, writable, separated.root)?,
         abstract_sockets: attempt.has(Layer::NetNs),
         datagrams: separated.sockets,

@@ -11,6 +11,7 @@ use crate::Spec;
 use crate::clone::Stack;
 use crate::grants::FileId;
 use crate::init::OnHost;
+use crate::seccomp::Separated;
 use crate::seccomp::bpf::Instruction;
 use crate::sys;
 use crate::wire::Cause;
@@ -141,8 +142,6 @@ pub(crate) struct PathRule {
 pub(crate) struct Mediation {
     /// The filter of a supervised program, instead of the common one.
     pub(crate) own_filter: Option<Vec<Instruction>>,
-    /// The filter that denies what the other one holds, for a kernel that gives no notifications.
-    pub(crate) refusing: &'static [Instruction],
     /// Beneath these the program may change things.
     pub(crate) roots: Vec<MediatedRoot>,
     /// Abstract sockets are the sandbox's own.
@@ -270,7 +269,10 @@ pub(crate) struct Plan {
     pub(crate) rlimits: Vec<Rlimit>,
     /// The highest capability that the kernel knows.
     pub(crate) last_capability: u32,
+    pub(crate) separated: Separated,
     pub(crate) filter: &'static [Instruction],
+    /// The filter that denies what the other one holds, for a kernel that gives no notifications.
+    pub(crate) refusing: &'static [Instruction],
     pub(crate) mediation: Option<Mediation>,
     pub(crate) execution: Execution,
     /// Nanoseconds.

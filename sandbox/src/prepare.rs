@@ -9,7 +9,7 @@ use crate::place::Place;
 use crate::plan::{Descriptors, Execution, Identity, Plan, PlannedFile, Source, StringVector};
 use crate::resolve::{Host, Resolved, is_open_to_all, resolve};
 use crate::rlimits::{Bounded, rlimits, spent};
-use crate::seccomp::{Separated, filter};
+use crate::seccomp::{self, FilterError, Separated};
 use crate::{
     Access, Content, InputFile, Layer, LayerState, SpawnError, Spec, Stdin, cgroup, confine,
     mediation, view,
@@ -68,10 +68,12 @@ pub(crate) fn prepare(
     let execution = execution(spec, &resolved, environment)?;
 
     let separated = separated(spec, attempt, &identity);
-    let filter = filter(separated).map_err(|error| SpawnError::LayerUnavailable {
+    let failed = |error: FilterError| SpawnError::LayerUnavailable {
         layer: Layer::Seccomp,
         why: error.to_string(),
-    })?;
+    };
+    let filter = seccomp::filter(separated).map_err(failed)?;
+    let refusing = seccomp::refusing(separated).map_err(failed)?;
     let (questions, asked) = questions(spec)?;
     let mediation = mediation::plan(
         spec,
@@ -128,7 +130,9 @@ pub(crate) fn prepare(
             false => confine::proc_self(),
         },
         last_capability: last_capability(),
+        separated,
         filter,
+        refusing,
         mediation,
         execution,
         wall: spec.limits.wall.and_then(nanos),

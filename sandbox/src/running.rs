@@ -309,6 +309,11 @@ pub struct Finished {
 
 pub(crate) fn report(summary: Summary, limits: &Limits, mut layers: Vec<LayerState>) -> Report {
     let (ended, violation) = ended(summary, limits);
+    let denied = summary.denials.iter().map(|(call, reason)| Violation {
+        layer: Layer::Seccomp,
+        operation: call.into(),
+        target: Some(reason.into()),
+    });
     if summary.unmediated != 0 {
         tell_unmediated(&mut layers, summary.unmediated);
     }
@@ -321,7 +326,7 @@ pub(crate) fn report(summary: Summary, limits: &Limits, mut layers: Vec<LayerSta
         cpu: Duration::from_nanos(summary.cpu_nanos),
         peak_memory: summary.peak_bytes,
         layers,
-        violations: violation.into_iter().collect(),
+        violations: violation.into_iter().chain(denied).collect(),
     }
 }
 
@@ -449,6 +454,7 @@ fn ended(summary: Summary, limits: &Limits) -> (Ended, Option<Violation>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::seccomp::Denials;
 
     fn check(change: impl FnOnce(&mut Summary), limits: &Limits, expected: Ended) {
         let mut summary = Summary {
@@ -460,6 +466,7 @@ mod tests {
             oom_kills: 0,
             unmediated: 0,
             no_proc: 0,
+            denials: Denials::default(),
         };
         change(&mut summary);
         assert_eq!(ended(summary, limits).0, expected);
@@ -522,6 +529,7 @@ mod tests {
             oom_kills: 0,
             unmediated: 0,
             no_proc: 0,
+            denials: Denials::default(),
         }
     }
 

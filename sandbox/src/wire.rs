@@ -8,6 +8,7 @@
 //! gain anything over the caller.
 
 use crate::Ended;
+use crate::seccomp::Denials;
 
 /// A step between `clone` and `execve` that can fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -170,6 +171,8 @@ pub(crate) struct Summary {
     pub(crate) unmediated: i32,
     /// Why a private root has no `/proc`, 0 if it has one or there is none.
     pub(crate) no_proc: i32,
+    /// What the filter denied.
+    pub(crate) denials: Denials,
 }
 
 /// From the supervisor.
@@ -192,7 +195,7 @@ pub(crate) enum Command {
 }
 
 /// Bytes of a record.
-pub(crate) const RECORD: usize = 52;
+pub(crate) const RECORD: usize = 76;
 
 /// A record as it travels.
 pub(crate) type Record = [u8; RECORD];
@@ -267,7 +270,9 @@ impl Event {
                     .i32(summary.status);
                 let writer = writer.u64(summary.wall_nanos).u64(summary.cpu_nanos);
                 let writer = writer.u64(summary.peak_bytes).u64(summary.oom_kills);
-                writer.i32(summary.unmediated).i32(summary.no_proc).record
+                let [first, second, third] = summary.denials.0;
+                let writer = writer.i32(summary.unmediated).i32(summary.no_proc);
+                writer.u64(first).u64(second).u64(third).record
             }
         }
     }
@@ -293,6 +298,7 @@ impl Event {
                 oom_kills: reader.u64()?,
                 unmediated: reader.i32()?,
                 no_proc: reader.i32()?,
+                denials: Denials([reader.u64()?, reader.u64()?, reader.u64()?]),
             })),
             _ => None,
         }
@@ -347,6 +353,7 @@ mod tests {
                 oom_kills: 4,
                 unmediated: libc::EBUSY,
                 no_proc: libc::EPERM,
+                denials: Denials([u64::MAX, 2, 1 << 63]),
             });
             assert_eq!(Event::from_record(&event.to_record()), Some(event));
             let command = Command::Kill(cause);

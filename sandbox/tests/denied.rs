@@ -25,6 +25,7 @@ attempt('chmod', lambda: os.chmod('file', 0o600))
 attempt('utime', lambda: os.utime(os.path.abspath('file')))
 attempt('descriptor', lambda: os.fchmod(os.open('file', os.O_RDONLY), 0o640))
 attempt('outside', lambda: os.chmod('/usr/bin/env', 0o755))
+attempt('socket', lambda: socket.socket(socket.AF_INET))
 def connect():
     server = socket.socket(socket.AF_UNIX); server.bind('own'); server.listen()
     socket.socket(socket.AF_UNIX).connect('own')
@@ -104,6 +105,7 @@ fn without_a_listener_the_calls_are_refused_and_the_report_says_so() {
             "utime EPERM",
             "descriptor EPERM",
             "outside EPERM",
+            "socket EPERM",
             "connect EPERM",
             "thread EPERM"
         ]
@@ -113,6 +115,8 @@ fn without_a_listener_the_calls_are_refused_and_the_report_says_so() {
         why.contains("no notifications") && why.contains("busy"),
         "{why}"
     );
+    // Nobody could take note of it.
+    assert_eq!(outcome.report.violations, []);
 }
 
 #[test]
@@ -137,6 +141,7 @@ fn without_mounts_but_with_own_process_numbers_the_right_process_is_looked_at() 
             "utime ok",
             "descriptor ok",
             "outside EPERM",
+            "socket EPERM",
             "connect ok",
             "thread ok"
         ]

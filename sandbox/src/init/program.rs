@@ -23,7 +23,7 @@ pub(super) fn become_program(
     plan: &Plan,
     ready: &Ready,
     parent: i32,
-    channel: Option<&Channel>,
+    channel: &Channel,
 ) -> Failure {
     match prepare(plan, ready, parent, channel) {
         Ok(()) => {
@@ -57,7 +57,7 @@ fn pass(plan: &Plan) -> usize {
     usize::try_from(pass).unwrap_or(0)
 }
 
-fn prepare(plan: &Plan, ready: &Ready, parent: i32, channel: Option<&Channel>) -> Done {
+fn prepare(plan: &Plan, ready: &Ready, parent: i32, channel: &Channel) -> Done {
     sys::setsid().map_err(at(Step::Session))?;
     let fds = plan.fds;
     for (stream, fd) in [fds.stdin, fds.stdout, fds.stderr].into_iter().enumerate() {
@@ -83,11 +83,7 @@ fn prepare(plan: &Plan, ready: &Ready, parent: i32, channel: Option<&Channel>) -
     }
     sys::prctl(libc::PR_SET_NO_NEW_PRIVS, [1, 0, 0, 0]).map_err(at(Step::NoNewPrivs))?;
     landlock(plan).map_err(at(Step::Landlock))?;
-    match (&plan.mediation, channel) {
-        (Some(mediation), Some(channel)) => notify::install(plan.filter, mediation, channel),
-        _ => crate::seccomp::install(plan.filter, 0).map(drop),
-    }
-    .map_err(at(Step::Seccomp))?;
+    notify::install(plan, channel).map_err(at(Step::Seccomp))?;
     // After the last descriptor that is opened here.
     set_limits(plan, is_on_files)
 }

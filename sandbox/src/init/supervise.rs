@@ -14,6 +14,7 @@ use super::trace::Stop;
 use super::{Ready, at, clock, program, send, sweep};
 use crate::clone;
 use crate::plan::Plan;
+use crate::seccomp::Denials;
 use crate::sys::{self, CloneArgs, Errno, signed};
 use crate::wire::{Cause, Command, Event, Failure, RECORD, Step, Summary};
 use std::cell::Cell;
@@ -40,6 +41,7 @@ pub(super) fn run(plan: &Plan, ready: &Ready) -> ! {
         used_before: 0,
         unmediated: 0,
         no_proc: ready.no_proc,
+        denials: Denials::default(),
         is_behind: false,
     };
     let cause = if let Some(cause) = plan.spent {
@@ -53,11 +55,12 @@ pub(super) fn run(plan: &Plan, ready: &Ready) -> ! {
                 if plan.cpu.is_some() && plan.on_host.cgroup.is_none() {
                     state.clock = clock::open(leader).ok();
                 }
-                state.unmediated = notifier.refused();
+                state.unmediated = notifier.unmediated();
                 let _ = send(control, &Event::Started.to_record(), ready.terminal);
                 ready.terminal.into_iter().for_each(sys::close);
                 let cause = watch(plan, &mut state, signals, &mut notifier);
                 notifier.end();
+                state.denials = notifier.denials();
                 end_all(plan, &mut state, Some(&mut notifier));
                 cause
             }
@@ -118,6 +121,7 @@ struct State {
     unmediated: i32,
     /// Why a private root has no `/proc`, 0 if it has one or there is none.
     no_proc: i32,
+    denials: Denials,
     /// More children may have ended than were reaped.
     is_behind: bool,
 }
@@ -170,8 +174,7 @@ fn now() -> u64 {
 /// executed.
 fn start<'p>(plan: &'p Plan, ready: &Ready) -> Result<(i32, RawFd, Notifier<'p>), Failure> {
     let signals = child_signals().map_err(at(Step::Signals))?;
-    let channel = plan.mediation.is_some().then(Channel::new).transpose();
-    let channel = channel.map_err(at(Step::Fork))?;
+    let channel = Channel::new().map_err(at(Step::Fork))?;
     let mut args = CloneArgs {
         // This process goes on when the program has executed or ended.
         flags: libc::CLONE_VFORK.cast_unsigned().into(),
@@ -193,7 +196,7 @@ fn start<'p>(plan: &'p Plan, ready: &Ready) -> Result<(i32, RawFd, Notifier<'p>)
         plan,
         ready,
         parent,
-        channel: channel.as_ref(),
+        channel: &channel,
         failure: &failure,
     };
     // SAFETY: by CLONE_VFORK this process only goes on when the new one has executed or ended, and
@@ -207,7 +210,7 @@ fn start<'p>(plan: &'p Plan, ready: &Ready) -> Result<(i32, RawFd, Notifier<'p>)
     if let Some(failure) = failure.take() {
         return Err(failure);
     }
-    let notifier = Notifier::new(plan, ready.user, channel.as_ref()).map_err(at(Step::Seccomp))?;
+    let notifier = Notifier::new(plan, ready.user, &channel).map_err(at(Step::Seccomp))?;
     // The streams end when the program's processes have closed them; a terminal, which they can
     // open again, with the last process.
     let kept = usize::from(plan.terminal);
@@ -239,7 +242,7 @@ struct Start<'a> {
     plan: &'a Plan,
     ready: &'a Ready,
     parent: i32,
-    channel: Option<&'a Channel>,
+    channel: &'a Channel,
     /// Why it did not execute.
     failure: &'a Cell<Option<Failure>>,
 }
@@ -492,5 +495,6 @@ fn summary(plan: &Plan, state: &State, cause: Cause) -> Summary {
         oom_kills,
         unmediated: state.unmediated,
         no_proc: state.no_proc,
+        denials: state.denials,
     }
 }

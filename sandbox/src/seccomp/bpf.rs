@@ -89,12 +89,12 @@ impl Table {
 
     /// Answers what would be held.
     pub(crate) fn with_held_calls_answered(mut self, answer: Answer) -> Self {
-        let rules = self
-            .calls
-            .values_mut()
-            .flat_map(|verdict| &mut verdict.rules);
-        for (_, held) in rules.filter(|(_, held)| *held == Answer::Notify) {
-            *held = answer;
+        for verdict in self.calls.values_mut() {
+            let rules = verdict.rules.iter_mut().map(|(_, answer)| answer);
+            let answers = rules.chain([&mut verdict.otherwise]);
+            for held in answers.filter(|held| **held == Answer::Notify) {
+                *held = answer;
+            }
         }
         self
     }

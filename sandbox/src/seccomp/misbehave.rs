@@ -8,7 +8,7 @@
 use super::bpf::{Answer, Instruction, Table, Verdict, assemble};
 use super::kernel::{self, Call};
 use super::reference::{self, ARCH, rules};
-use super::{Condition, Rule, Separated, filter};
+use super::{Condition, MOST_DENIALS, Rule, Separated, denial, filter, refusing};
 use crate::decisions::Decisions;
 use std::sync::OnceLock;
 
@@ -49,13 +49,42 @@ fn program(separated: Separated) -> &'static [Instruction] {
     program
 }
 
+/// The same for a kernel that gives no listener.
+fn refusing_program(separated: Separated) -> &'static [Instruction] {
+    static CHECKED: [OnceLock<()>; Separated::VARIANTS] =
+        [const { OnceLock::new() }; Separated::VARIANTS];
+    let program = refusing(separated).unwrap();
+    CHECKED[separated.index()].get_or_init(|| kernel::check(program).unwrap());
+    program
+}
+
 fn compare(separated: Separated, call: &Call) {
-    let said = kernel::run(program(separated), call);
     let expected = reference::answer(separated, call);
-    assert_eq!(
-        said, expected,
-        "{separated:?} {call:x?}: {said:#x}, and the lists say {expected:#x}"
-    );
+    let refused = libc::SECCOMP_RET_ERRNO | libc::EPERM.cast_unsigned();
+    let held = libc::SECCOMP_RET_USER_NOTIF;
+    let told = match expected {
+        answer if answer == refused => held,
+        answer => answer,
+    };
+    let answered = match expected {
+        answer if answer == held => refused,
+        answer => answer,
+    };
+    for (program, expected) in [
+        (program(separated), told),
+        (refusing_program(separated), answered),
+    ] {
+        let said = kernel::run(program, call);
+        assert_eq!(
+            said, expected,
+            "{separated:?} {call:x?}: {said:#x}, and the lists say {expected:#x}"
+        );
+    }
+    if call.arch == ARCH {
+        let denied = denial(separated, call.number.into(), &call.arguments);
+        assert_eq!(denied.is_some(), expected == refused, "{call:x?}");
+        assert!(denied.is_none_or(|place| place < MOST_DENIALS));
+    }
 }
 
 /// Calls one after another.

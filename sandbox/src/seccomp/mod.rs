@@ -4,10 +4,12 @@
 //! 1. A call that [`allow`] does not list gives `ENOSYS`, as on a kernel that does not have it, so
 //!    that a C library newer than the list falls back to an older call.
 //! 2. Calls and arguments that [`deny`] lists, with which a sandboxed program has no business, give
-//!    `EPERM`. Sockets of every family but Unix are here.
-//!
+//!    `EPERM`. Sockets of every family but Unix are here. It is the supervisor that answers them,
+//!    so that the report can name them.
 //! 3. Rare calls that other layers leave open ([`mediate`]) are held until the supervisor has
 //!    performed them.
+//!
+//! Where the kernel gives nobody to ask, another filter refuses what this one would have asked about.
 //!
 //! A call of a foreign architecture (32-bit code on a 64-bit kernel) kills the process; x32 calls
 //! are in no list. The lists are data; [`bpf`] turns them into a program, once per process.
@@ -33,10 +35,6 @@ use std::sync::OnceLock;
 #[derive(Debug)]
 pub(crate) struct Group {
     /// Why they are listed.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "said beside the data; a test demands it")
-    )]
     pub(crate) reason: &'static str,
     /// Their numbers on this architecture.
     pub(crate) calls: &'static [libc::c_long],
@@ -57,14 +55,26 @@ pub(crate) enum Condition {
     Masked(u8, u32, u32),
 }
 
+impl Condition {
+    fn holds(self, arguments: &[u64; 6]) -> bool {
+        let whole = |index: u8| arguments.get(usize::from(index)).copied();
+        let low = |index: u8| whole(index).map(|value| value & u64::from(u32::MAX));
+        match self {
+            Self::Is(index, value) => low(index) == Some(value.into()),
+            Self::IsNot(index, value) => low(index) != Some(value.into()),
+            Self::Whole(index, value) => whole(index) == Some(value),
+            Self::Has(index, bits) => whole(index).is_some_and(|value| value & bits != 0),
+            Self::Masked(index, mask, value) => {
+                low(index).map(|low| low & u64::from(mask)) == Some(value.into())
+            }
+        }
+    }
+}
+
 /// A call that is denied with these arguments.
 #[derive(Debug)]
 pub(crate) struct Rule {
     /// Why.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "said beside the data; a test demands it")
-    )]
     pub(crate) reason: &'static str,
     /// The call's number.
     pub(crate) call: libc::c_long,
@@ -78,7 +88,7 @@ pub(crate) struct Rule {
 pub(crate) struct FilterError;
 
 /// What other layers separate, so that the filter need not close it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Separated {
     /// Unix sockets of others: abstract ones by Landlock or a network namespace, those with a path
     /// by Landlock or a private root.
@@ -145,15 +155,10 @@ pub(crate) fn filter(separated: Separated) -> Result<&'static [Instruction], Fil
         .ok_or(FilterError)
 }
 
-/// The same filter, denying the calls that it holds. `None`: it holds none.
-pub(crate) fn refusing(
-    separated: Separated,
-) -> Result<Option<&'static [Instruction]>, FilterError> {
+/// The same filter for a kernel that gives no listener: what would be held is refused.
+pub(crate) fn refusing(separated: Separated) -> Result<&'static [Instruction], FilterError> {
     static COMPILED: [OnceLock<Option<Vec<Instruction>>>; Separated::VARIANTS] =
         [const { OnceLock::new() }; Separated::VARIANTS];
-    if separated.root && separated.sockets && separated.names {
-        return Ok(None);
-    }
     let cell = COMPILED.get(separated.index()).ok_or(FilterError)?;
     let refuse = |table: Table| {
         let refused = Answer::Errno(small(libc::EPERM));
@@ -161,7 +166,6 @@ pub(crate) fn refusing(
     };
     cell.get_or_init(|| bpf::assemble(&refuse(table(separated))))
         .as_deref()
-        .map(Some)
         .ok_or(FilterError)
 }
 
@@ -208,9 +212,99 @@ fn supervised_table(separated: Separated, operations: &BTreeSet<Operation>, pass
     table
 }
 
+/// The lists of denied arguments, and which of them count.
+const fn denied_arguments(separated: Separated) -> [(bool, &'static [Rule]); 9] {
+    let Separated {
+        sockets,
+        names,
+        ipc,
+        pids,
+        signals,
+        root,
+        lasting_files,
+    } = separated;
+    [
+        (true, deny::RULES),
+        (!sockets, deny::WITHOUT_SOCKET_SEPARATION),
+        (!names, deny::WITHOUT_NETWORK_NAMESPACE),
+        (!ipc, deny::WITHOUT_IPC_NAMESPACE),
+        (!pids, deny::WITHOUT_PID_NAMESPACE),
+        (!signals, deny::WITHOUT_SIGNAL_SEPARATION),
+        (!root, deny::WITHOUT_PRIVATE_ROOT),
+        (!lasting_files, deny::WITH_LASTING_FILES),
+        (
+            !lasting_files,
+            deny::WITH_LASTING_FILES_OF_THIS_ARCHITECTURE,
+        ),
+    ]
+}
+
+/// Every entry of [`deny`] in one order, the same in each variant: the call, why it is denied, and
+/// with which arguments.
+fn denials() -> impl Iterator<Item = (libc::c_long, &'static str, &'static [Condition])> {
+    let calls = deny::GROUPS.iter().flat_map(|group| {
+        let calls = group.calls.iter();
+        calls.map(|call| (*call, group.reason, [].as_slice()))
+    });
+    let nothing = Separated::default();
+    let lists = denied_arguments(nothing).into_iter();
+    let rules = lists.flat_map(|(_, list)| list);
+    calls.chain(rules.map(|rule| (rule.call, rule.reason, rule.when)))
+}
+
+/// The entry that denies a call, by its place among all. Safe in a process that shares memory: it
+/// neither allocates nor locks.
+pub(crate) fn denial(
+    separated: Separated,
+    call: libc::c_long,
+    arguments: &[u64; 6],
+) -> Option<usize> {
+    let calls = deny::GROUPS.iter().flat_map(|group| group.calls);
+    let always = calls.map(|_| true);
+    let lists = denied_arguments(separated).into_iter();
+    let count = lists.flat_map(|(counts, list)| list.iter().map(move |_| counts));
+    denials()
+        .zip(always.chain(count))
+        .position(|((denied, _, when), counts)| {
+            counts && denied == call && when.iter().all(|condition| condition.holds(arguments))
+        })
+}
+
+/// More than there are entries.
+pub(crate) const MOST_DENIALS: usize = 192;
+
+/// Entries that denied something, by their places.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Denials(pub(crate) [u64; MOST_DENIALS / 64]);
+
+impl Denials {
+    /// A place that cannot be one changes nothing.
+    pub(crate) fn insert(&mut self, place: usize) {
+        if let Some(word) = self.0.get_mut(place / 64) {
+            *word |= 1 << (place % 64);
+        }
+    }
+
+    /// What they are about: each call, and why it is denied.
+    pub(crate) fn iter(self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        let has = move |place: &usize| {
+            let word = self.0.get(place / 64);
+            word.is_some_and(|word| word >> (place % 64) & 1 != 0)
+        };
+        (0..MOST_DENIALS).filter(has).filter_map(denied)
+    }
+}
+
+/// What the entry at a place is about: the call, and why it is denied.
+fn denied(place: usize) -> Option<(&'static str, &'static str)> {
+    let (call, reason, _) = denials().nth(place)?;
+    let call = syscalls::Sysno::new(usize::try_from(call).ok()?)?;
+    Some((call.name(), reason))
+}
+
 /// Every call of the lists, and its answer.
 pub(crate) fn table(separated: Separated) -> Table {
-    let refused = Answer::Errno(small(libc::EPERM));
+    let refused = Answer::Notify;
     let allowed = allow::GROUPS
         .iter()
         .chain(allow::ARCH_GROUPS)
@@ -224,30 +318,9 @@ pub(crate) fn table(separated: Separated) -> Table {
         .map(|call| (number(*call), Verdict::always(refused)));
     let mut calls: BTreeMap<u32, Verdict> = allowed.chain(denied).collect();
 
-    let mut lists = vec![deny::RULES];
-    if !separated.sockets {
-        lists.push(deny::WITHOUT_SOCKET_SEPARATION);
-    }
-    if !separated.names {
-        lists.push(deny::WITHOUT_NETWORK_NAMESPACE);
-    }
-    if !separated.ipc {
-        lists.push(deny::WITHOUT_IPC_NAMESPACE);
-    }
-    if !separated.pids {
-        lists.push(deny::WITHOUT_PID_NAMESPACE);
-    }
-    if !separated.signals {
-        lists.push(deny::WITHOUT_SIGNAL_SEPARATION);
-    }
-    if !separated.root {
-        lists.push(deny::WITHOUT_PRIVATE_ROOT);
-    }
-    if !separated.lasting_files {
-        lists.push(deny::WITH_LASTING_FILES);
-        lists.push(deny::WITH_LASTING_FILES_OF_THIS_ARCHITECTURE);
-    }
-    for rule in lists.iter().copied().flatten() {
+    let lists = denied_arguments(separated).into_iter();
+    let lists = lists.filter_map(|(counts, list)| counts.then_some(list));
+    for rule in lists.flatten() {
         let verdict = calls.entry(number(rule.call));
         let verdict = verdict.or_insert(Verdict::always(refused));
         verdict.rules.push((rule.when.into(), refused));
@@ -318,19 +391,41 @@ mod tests {
         for separated in Separated::all() {
             let holds = |table: &Table| table.calls.values().any(Verdict::holds);
             let plain = table(separated);
-            let Separated {
-                root,
-                sockets,
-                names,
-                ..
-            } = separated;
-            assert_eq!(holds(&plain), !root || !sockets || !names);
-            assert_eq!(holds(&plain), refusing(separated).unwrap().is_some());
+            assert!(holds(&plain));
             let refuse = Answer::Errno(small(libc::EPERM));
             assert!(!holds(&plain.with_held_calls_answered(refuse)));
+            refusing(separated).unwrap();
             assert!(holds(&supervised_table(separated, &everything, 1)));
             supervised(separated, &everything, 1).unwrap();
         }
+    }
+
+    #[test]
+    fn every_denial_has_a_name_and_a_reason() {
+        let places = denials().count();
+        for place in 0..places {
+            let (call, reason) = denied(place).unwrap();
+            assert!(!call.is_empty() && !reason.is_empty());
+        }
+        assert_eq!(denied(places), None);
+        assert!(places <= MOST_DENIALS, "{places}");
+        let mut all = Denials::default();
+        (0..places).for_each(|place| all.insert(place));
+        assert_eq!(all.iter().count(), places);
+        all.insert(MOST_DENIALS);
+        assert_eq!(Denials([u64::MAX; _]).iter().count(), places);
+        let all = Separated::all().last().unwrap();
+        let named = |separated, call, first| {
+            let place = denial(separated, call, &[first, 0, 0, 0, 0, 0]);
+            place.and_then(denied).map(|(name, _)| name)
+        };
+        assert_eq!(named(all, libc::SYS_mount, 0), Some("mount"));
+        assert_eq!(named(all, libc::SYS_socket, 2), Some("socket"));
+        assert_eq!(named(all, libc::SYS_socket, 1), None);
+        assert_eq!(named(all, libc::SYS_kill, 7), None);
+        let nothing = Separated::default();
+        assert_eq!(named(nothing, libc::SYS_kill, 7), Some("kill"));
+        assert_eq!(named(nothing, libc::SYS_kill, 0), None);
     }
 
     #[test]
@@ -371,7 +466,7 @@ mod tests {
         };
         let answers = std::thread::spawn(move || {
             sys::prctl(libc::PR_SET_NO_NEW_PRIVS, [1, 0, 0, 0]).unwrap();
-            install(filter(separated).unwrap(), 0).unwrap();
+            install(refusing(separated).unwrap(), 0).unwrap();
             let me = std::process::id() as usize;
             let everybody = usize::MAX;
             [
@@ -409,16 +504,6 @@ mod tests {
                 );
             }
         }
-        let lists = [
-            deny::WITHOUT_SOCKET_SEPARATION,
-            deny::WITHOUT_NETWORK_NAMESPACE,
-            deny::WITHOUT_IPC_NAMESPACE,
-            deny::WITHOUT_PID_NAMESPACE,
-            deny::WITHOUT_SIGNAL_SEPARATION,
-            deny::WITHOUT_PRIVATE_ROOT,
-            deny::WITH_LASTING_FILES,
-            deny::WITH_LASTING_FILES_OF_THIS_ARCHITECTURE,
-        ];
         let mediated = [
             mediate::METADATA,
             mediate::METADATA_OF_THIS_ARCHITECTURE,
@@ -437,8 +522,8 @@ mod tests {
         for call in writes.chain(others.into_iter().flatten()) {
             assert!(seen.contains(call), "{call}");
         }
-        for rule in deny::RULES.iter().chain(lists.into_iter().flatten()) {
-            assert!(seen.contains(&rule.call), "{}: {}", rule.call, rule.reason);
+        for (call, reason, _) in denials() {
+            assert!(seen.contains(&call), "{call}: {reason}");
         }
     }
 }

@@ -6,6 +6,7 @@ use super::{Condition, Group, Rule, Separated, allow, deny, mediate};
 
 /// As if the kernel did not have it.
 const UNKNOWN: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS.cast_unsigned();
+/// What the supervisor answers with `EPERM`, and where there is none to ask, the filter.
 const REFUSED: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM.cast_unsigned();
 
 #[cfg(target_arch = "x86_64")]
@@ -13,7 +14,8 @@ pub(super) const ARCH: u32 = 0xc000_003e;
 #[cfg(target_arch = "aarch64")]
 pub(super) const ARCH: u32 = 0xc000_00b7;
 
-/// What a filter returns for a call, by the lists alone.
+/// What a filter returns for a call, by the lists alone, where there is nobody to ask: what is held
+/// is told by its own value all the same.
 pub(super) fn answer(separated: Separated, call: &Call) -> u32 {
     let number = i64::from(call.number);
     let listed = |groups: &[Group]| groups.iter().any(|group| group.calls.contains(&number));

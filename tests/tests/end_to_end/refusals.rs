@@ -28,6 +28,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         "kernel_interfaces_are_refused",
         kernel_interfaces_are_refused,
     ),
+    Scenario::everywhere("what_is_refused_is_reported", what_is_refused_is_reported),
     Scenario::everywhere("sockets_are_refused", sockets_are_refused),
     Scenario::everywhere(
         "listeners_outside_are_out_of_reach",
@@ -179,6 +180,22 @@ fn outside_the_tries_succeed(lab: &Lab) {
             "{name} is refused: {text}"
         );
     }
+}
+
+/// The report names each call that the filter denied.
+fn what_is_refused_is_reported(lab: &Lab) {
+    let (_, report) = lab.probe(["mount", "udp-socket", "mount"]).json();
+    let violations = report["violations"].as_array().unwrap();
+    let mut named: Vec<_> = violations
+        .iter()
+        .map(|violation| {
+            assert_eq!(violation["layer"], "seccomp", "{report}");
+            assert!(violation["target"].is_string(), "{report}");
+            violation["operation"].as_str().unwrap()
+        })
+        .collect();
+    named.sort_unstable();
+    assert_eq!(named, ["mount", "socket"], "{report}");
 }
 
 /// No mount, namespace, io_uring, bpf, perf, keyring, module, clock, reboot, terminal injection; no

@@ -495,7 +495,6 @@ mod tests {
     fn no_roots() -> Mediation {
         Mediation {
             own_filter: None,
-            refusing: &[],
             roots: Vec::new(),
             abstract_sockets: false,
             datagrams: false,

@@ -4,8 +4,8 @@
 
 use super::Fd;
 use crate::init::send;
-use crate::plan::Mediation;
-use crate::seccomp::{self, bpf::Instruction};
+use crate::plan::Plan;
+use crate::seccomp;
 use crate::sys::{self, Errno, Sys, signed};
 use crate::wire::RECORD;
 use std::os::fd::RawFd;
@@ -217,12 +217,10 @@ impl Channel {
 ///
 /// From here on nothing that the filter holds may be called: nobody answers until the program has
 /// executed.
-pub(in crate::init) fn install(
-    filter: &[Instruction],
-    mediation: &Mediation,
-    channel: &Channel,
-) -> Sys<()> {
-    let filter = mediation.own_filter.as_deref().unwrap_or(filter);
+pub(in crate::init) fn install(plan: &Plan, channel: &Channel) -> Sys<()> {
+    let mediation = plan.mediation.as_ref();
+    let own_filter = mediation.and_then(|mediation| mediation.own_filter.as_deref());
+    let filter = own_filter.unwrap_or(plan.filter);
     let with = |flags: libc::c_ulong| {
         let flags = usize::try_from(flags).unwrap_or(0);
         seccomp::install(filter, flags)
@@ -241,10 +239,10 @@ pub(in crate::init) fn install(
             Some(listener)
         }
         // Nobody could be asked.
-        Err(errno) if mediation.supervision.is_some() => return Err(errno),
+        Err(errno) if own_filter.is_some() => return Err(errno),
         // A filter around this sandbox has a listener already, or forbids this one.
         Err(errno) => {
-            seccomp::install(mediation.refusing, 0)?;
+            seccomp::install(plan.refusing, 0)?;
             if let Some(start) = record.first_chunk_mut() {
                 *start = errno.0.to_le_bytes();
             }

@@ -1,4 +1,5 @@
-//! Performs rare system calls on the program's behalf, where no layer confines them.
+//! Performs rare system calls on the program's behalf, where no layer confines them, and takes note of
+//! those that are denied, for the report.
 //!
 //! Without a private root, Landlock has no say in changes of metadata (modes, owners, times,
 //! extended attributes), and before Linux 7.1 none in connections to sockets with a path; it has
@@ -45,6 +46,7 @@ use super::trace::{Reach, Stop};
 use super::{Done, User, item};
 use crate::plan::{Mediation, Plan};
 use crate::questions::Header;
+use crate::seccomp::{self, Denials};
 use crate::sys::{self, Errno, Sys};
 use crate::wire::Step;
 use act::{Act, Text, name_of};
@@ -83,6 +85,15 @@ pub(super) enum Verdict {
     KillAll,
 }
 
+impl Verdict {
+    fn or(self, other: Self) -> Self {
+        match self {
+            Self::GoOn => other,
+            Self::KillAll => self,
+        }
+    }
+}
+
 /// What became of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Performed {
@@ -114,7 +125,9 @@ pub(super) struct Notifier<'p> {
     questions: Option<RawFd>,
     rights: Rights,
     own_processes: bool,
-    refused: i32,
+    /// The error for which the kernel gave no listener.
+    unheard: i32,
+    denials: Denials,
     held: [Option<Held>; HELD],
     executing: exec::Executing,
     next_token: u64,
@@ -124,8 +137,8 @@ pub(super) struct Notifier<'p> {
 
 impl<'p> Notifier<'p> {
     /// Takes over the listener that the program's process sent, if it did.
-    pub(super) fn new(plan: &'p Plan, user: User, channel: Option<&Channel>) -> Sys<Self> {
-        let (listener, refused) = channel.map_or(Ok((None, 0)), Channel::take)?;
+    pub(super) fn new(plan: &'p Plan, user: User, channel: &Channel) -> Sys<Self> {
+        let (listener, unheard) = channel.take()?;
         let mediation = plan.mediation.as_ref();
         let supervised = mediation.and_then(|mediation| mediation.supervision.as_ref());
         Ok(Self {
@@ -136,7 +149,8 @@ impl<'p> Notifier<'p> {
             rights: Rights::new(plan, user)?,
             // A private root has a `/proc` with the same numbers.
             own_processes: plan.has_namespace(libc::CLONE_NEWPID) && plan.root.is_none(),
-            refused,
+            unheard,
+            denials: Denials::default(),
             held: [const { None }; HELD],
             executing: exec::Executing::new(if plan.has_namespace(libc::CLONE_NEWPID) {
                 Reach::Namespace
@@ -163,9 +177,15 @@ impl<'p> Notifier<'p> {
         [listener, questions].map(|fd| fd.unwrap_or(-1))
     }
 
-    /// The error for which the kernel gave no notifications, so that the calls are denied.
-    pub(super) fn refused(&self) -> i32 {
-        self.refused
+    /// The error for which the kernel gave no notifications, so that what would be performed is
+    /// denied.
+    pub(super) fn unmediated(&self) -> i32 {
+        self.mediation.map_or(0, |_| self.unheard)
+    }
+
+    /// What the filter denied so far, where there is a listener.
+    pub(super) fn denials(&self) -> Denials {
+        self.denials
     }
 
     /// Asks nobody any more: the execution has ended.
@@ -239,35 +259,61 @@ impl<'p> Notifier<'p> {
     /// Does what is due, takes one answer and serves one notification, if these events are on the
     /// listener and on the questions.
     pub(super) fn serve(&mut self, [listened, answered]: [i16; 2], now: u64) -> Verdict {
-        let (Some(listener), Some(mediation)) = (self.listener, self.mediation) else {
+        let Some(listener) = self.listener else {
             return Verdict::GoOn;
         };
-        let mut server = Server {
-            notifier: self,
-            listener,
-            mediation,
-            now,
-            verdict: Verdict::GoOn,
-        };
-        // Before any answer to what they asked.
-        server.forget_dead();
-        if answered != 0 {
-            server.take_answer();
-        }
-        server.do_due();
-        if listened & libc::POLLIN != 0 {
-            // Whoever was held may have been killed meanwhile.
-            if let Ok(call) = listener::receive(listener) {
-                server.begin(call);
+        let mut verdict = Verdict::GoOn;
+        if let Some(mediation) = self.mediation {
+            let mut server = self.server(listener, mediation, now);
+            // Before any answer to what they asked.
+            server.forget_dead();
+            if answered != 0 {
+                server.take_answer();
             }
+            server.do_due();
+            verdict = server.verdict;
         }
-        let verdict = server.verdict;
+        if listened & libc::POLLIN != 0
+            // Whoever was held may have been killed meanwhile.
+            && let Ok(call) = listener::receive(listener)
+        {
+            verdict = verdict.or(self.take(listener, call, now));
+        }
         if listened != 0 && listened & libc::POLLIN == 0 {
             // Nobody is left who could call.
             sys::close(listener);
             self.listener = None;
         }
         verdict
+    }
+
+    /// Looks at a new call.
+    fn take(&mut self, listener: RawFd, call: Call, now: u64) -> Verdict {
+        let denial = seccomp::denial(self.plan.separated, call.number, &call.args);
+        if let Some(place) = denial {
+            self.denials.insert(place);
+        }
+        match self.mediation.filter(|_| denial.is_none()) {
+            Some(mediation) => {
+                let mut server = self.server(listener, mediation, now);
+                server.begin(call);
+                server.verdict
+            }
+            None => {
+                listener::answer(listener, call.id, Err(Errno(libc::EPERM)));
+                Verdict::GoOn
+            }
+        }
+    }
+
+    fn server(&mut self, listener: RawFd, mediation: &'p Mediation, now: u64) -> Server<'_, 'p> {
+        Server {
+            notifier: self,
+            listener,
+            mediation,
+            now,
+            verdict: Verdict::GoOn,
+        }
     }
 }
 
@@ -281,7 +327,7 @@ struct Server<'n, 'p> {
 }
 
 impl Server<'_, '_> {
-    /// Looks at a new call.
+    /// Looks at a new call that is not denied.
     fn begin(&mut self, call: Call) {
         let own_processes = self.notifier.own_processes;
         let prepared = self.notifier.rights.as_program(|| {
