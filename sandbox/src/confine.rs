@@ -8,6 +8,7 @@
 use crate::Access;
 use crate::grants::Opened;
 use crate::plan::PathRule;
+use crate::view::Readable;
 use landlock::{
     ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, Ruleset,
     RulesetAttr as _, Scope,
@@ -15,7 +16,7 @@ use landlock::{
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::OnceLock;
 
 /// Files and moves between directories (Linux 5.19): without them nothing runs.
@@ -161,6 +162,7 @@ fn rule(
     Some(PathRule {
         path,
         file: None,
+        without_links: false,
         access: access.bits(),
         optional,
     })
@@ -216,13 +218,19 @@ const PROCESSORS: &str = "/sys/devices/system/cpu";
 
 /// The rules on the host's own tree, where there is no private root.
 pub(crate) fn host_tree(
-    readable: &[(PathBuf, bool)],
+    readable: &[Readable],
     grants: Vec<Opened>,
     private: &Path,
 ) -> Vec<PathRule> {
     let mut rules: Vec<Option<PathRule>> = readable
         .iter()
-        .map(|(path, directory)| rule(path, read(), !directory, true))
+        .map(|shown| {
+            let rule = rule(&shown.path, read(), !shown.directory, true);
+            rule.map(|rule| PathRule {
+                without_links: shown.without_links,
+                ..rule
+            })
+        })
         .collect();
     for name in crate::view::devices() {
         rules.push(rule(&Path::new("/dev").join(name), device(), true, true));

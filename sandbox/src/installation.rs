@@ -6,8 +6,10 @@
 //! where something says that this is somebody's work, the program's file alone. A directory is shown
 //! as a whole only where a version manager keeps its installations, and never a home.
 //!
-//! The directories around a program may be a stranger's: a link among their parts is shown only where
-//! it leads to another part that is shown.
+//! The directories around a program may be a stranger's, who changes them meanwhile: a link among their
+//! parts is shown only where it leads to another part that is shown, and what was judged has a path
+//! without links by then ([`Part::real`]), by which it is opened later. Who swaps a directory on it for
+//! a link gains nothing.
 
 use crate::resolve::{Host, without_parents};
 use crate::shim;
@@ -20,6 +22,29 @@ use std::path::{Path, PathBuf};
 const USUAL: &[&str] = &[
     "bin", "sbin", "lib", "lib32", "lib64", "libexec", "include", "share",
 ];
+
+/// Something of the host that is shown for a program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Part {
+    /// Where the program sees it; a name may be a link.
+    pub(crate) at: PathBuf,
+    /// What was judged, by a path without links.
+    pub(crate) real: PathBuf,
+}
+
+impl Part {
+    /// By a path without links.
+    pub(crate) fn of(real: PathBuf) -> Self {
+        Self {
+            at: real.clone(),
+            real,
+        }
+    }
+
+    fn has(&self, path: &Path) -> bool {
+        path.starts_with(&self.real)
+    }
+}
 
 /// What some have beside them.
 struct Kind {
@@ -62,16 +87,16 @@ const WORK: &[&str] = &[".git", ".hg", ".svn", ".jj", ".env"];
 /// Links that are followed from a program's name to its file: the kernel's own bound.
 const MOST_LINKS: usize = 40;
 
-/// What is shown for the program that `path` names and `file` is.
-pub(crate) fn shown(path: &Path, file: &Path, host: &Host) -> Vec<PathBuf> {
+/// What is shown for the program that `path` names and `file` is, which has no links.
+pub(crate) fn shown(path: &Path, file: &Path, host: &Host) -> Vec<Part> {
     let homes = Homes::of(host);
     let mut all = virtual_environment(path, &homes, host);
     if !is_system(file) {
         all.extend(installation(path, file, &homes, host));
     }
-    let mut shown: Vec<PathBuf> = Vec::new();
+    let mut shown: Vec<Part> = Vec::new();
     for part in all {
-        if !shown.iter().any(|other| part.starts_with(other)) {
+        if !shown.iter().any(|other| part.at.starts_with(&other.at)) {
             shown.push(part);
         }
     }
@@ -79,28 +104,25 @@ pub(crate) fn shown(path: &Path, file: &Path, host: &Host) -> Vec<PathBuf> {
 }
 
 /// The Python virtual environment that a path is a part of, by this name and by its own.
-fn virtual_environment(path: &Path, homes: &Homes, host: &Host) -> Vec<PathBuf> {
+fn virtual_environment(path: &Path, homes: &Homes, host: &Host) -> Vec<Part> {
     let root = path.parent().and_then(Path::parent);
-    let Some(root) = root.filter(|root| root.join("pyvenv.cfg").is_file()) else {
+    // Where its name is a link, the grant of a directory around it shows that link as such.
+    let Some((root, real)) = root.and_then(|root| Some((root, root.canonicalize().ok()?))) else {
         return Vec::new();
     };
-    // Where its name is a link, the grant of a directory around it shows that link as such.
-    let real = root.canonicalize().unwrap_or_else(|_| root.to_path_buf());
-    if homes.are_in(root) || homes.are_in(&real) {
+    if !real.join("pyvenv.cfg").is_file() || homes.are_in(root) || homes.are_in(&real) {
         return Vec::new();
     }
-    if !is_work(&real, host) {
-        return vec![root.to_path_buf(), real];
-    }
-    let parts = parts(&real);
-    let mut shown = called(root, &real, &parts);
-    shown.extend(parts);
-    shown
+    let parts = match is_work(&real, host) {
+        true => parts(&real),
+        false => vec![Part::of(real.clone())],
+    };
+    [called(root, &real, &parts), parts].concat()
 }
 
 /// What is shown of the installation that the program is a part of: of the first that one of its
 /// names lies in and that its file is a part of, too.
-fn installation(path: &Path, file: &Path, homes: &Homes, host: &Host) -> Vec<PathBuf> {
+fn installation(path: &Path, file: &Path, homes: &Homes, host: &Host) -> Vec<Part> {
     let names = names(path);
     for name in &names {
         let prefix = prefix_of(&name.real);
@@ -111,13 +133,13 @@ fn installation(path: &Path, file: &Path, homes: &Homes, host: &Host) -> Vec<Pat
             continue;
         }
         let parts = if shim::is_installation(prefix, host) {
-            vec![prefix.to_path_buf()]
+            vec![Part::of(prefix.to_path_buf())]
         } else if is_work(prefix, host) && !prefix.join("pyvenv.cfg").is_file() {
             continue;
         } else {
             parts(prefix)
         };
-        if !parts.iter().any(|part| file.starts_with(part)) {
+        if !parts.iter().any(|part| part.has(file)) {
             continue;
         }
         // A link on the way, such as a virtual environment's to its base, may call it otherwise.
@@ -128,12 +150,12 @@ fn installation(path: &Path, file: &Path, homes: &Homes, host: &Host) -> Vec<Pat
                 && !homes.too_wide(other)
                 && other.canonicalize().is_ok_and(|real| real == prefix)
         });
-        let others: Vec<PathBuf> = others
+        let others: Vec<Part> = others
             .flat_map(|other| called(other, prefix, &parts))
             .collect();
         return [parts, others].concat();
     }
-    vec![file.to_path_buf()]
+    vec![Part::of(file.to_path_buf())]
 }
 
 /// A name of a program.
@@ -171,8 +193,9 @@ fn prefix_of(path: &Path) -> Option<&Path> {
     directory.parent().filter(|_| is_bin)
 }
 
-/// The parts of an installation that are there. A link is one of them only where it leads to another.
-fn parts(prefix: &Path) -> Vec<PathBuf> {
+/// The parts of an installation that are there; the path of `prefix` has no links. A link is one of
+/// them only where it leads to another.
+fn parts(prefix: &Path) -> Vec<Part> {
     let there = |name: &&str| prefix.join(name).symlink_metadata().is_ok();
     let kinds = KINDS.iter().filter(|kind| kind.signs.iter().all(there));
     let others = kinds.flat_map(|kind| kind.parts).map(|name| (*name, true));
@@ -186,25 +209,29 @@ fn parts(prefix: &Path) -> Vec<PathBuf> {
         if metadata.is_symlink() {
             links.push(part);
         } else if metadata.is_dir() || (may_be_a_file && metadata.is_file()) {
-            parts.push(part);
+            parts.push(Part::of(part));
         }
     }
-    links.retain(|link| {
-        let real = link.canonicalize();
-        real.is_ok_and(|real| parts.iter().any(|part| real.starts_with(part)))
+    let links = links.into_iter().filter_map(|at| {
+        let real = at.canonicalize().ok()?;
+        let is_part = parts.iter().any(|part| part.has(&real));
+        is_part.then_some(Part { at, real })
     });
+    let links: Vec<Part> = links.collect();
     parts.extend(links);
     parts
 }
 
 /// The parts of `prefix` by another name of it.
-fn called(other: &Path, prefix: &Path, parts: &[PathBuf]) -> Vec<PathBuf> {
-    let below = parts
-        .iter()
-        .filter_map(|part| part.strip_prefix(prefix).ok());
-    let called = below.map(|part| match part.as_os_str().is_empty() {
-        true => other.to_path_buf(),
-        false => other.join(part),
+fn called(other: &Path, prefix: &Path, parts: &[Part]) -> Vec<Part> {
+    let called = parts.iter().filter_map(|part| {
+        let below = part.at.strip_prefix(prefix).ok()?;
+        let at = match below.as_os_str().is_empty() {
+            true => other.to_path_buf(),
+            false => other.join(below),
+        };
+        let real = part.real.clone();
+        Some(Part { at, real })
     });
     called.collect()
 }

@@ -41,6 +41,8 @@ pub(crate) enum Identity {
 #[derive(Debug)]
 pub(crate) struct Bind {
     pub(crate) source: CString,
+    /// Its path had no links when it was judged: one that is there by now is not followed.
+    pub(crate) without_links: bool,
     /// Relative to the private root.
     pub(crate) target: CString,
     /// Directories to be made before, from the top downwards.
@@ -132,6 +134,8 @@ pub(crate) struct PathRule {
     pub(crate) path: CString,
     /// The file itself where it is open already.
     pub(crate) file: Option<OwnedFd>,
+    /// The path had no links when it was judged: one that is there by now is not followed.
+    pub(crate) without_links: bool,
     pub(crate) access: u64,
     /// A path that is not there needs no rule.
     pub(crate) optional: bool,

@@ -203,7 +203,7 @@ pub(crate) fn configuration(bytes: &[u8]) {
         let resolved = program(&spec, &host, &tree.home(), open);
         let resolved = resolved.unwrap_or_else(|| Resolved {
             path: "/bin/sh".into(),
-            prefixes: Vec::new(),
+            parts: Vec::new(),
             search: "/bin".into(),
         });
         input_files(&spec);
@@ -252,7 +252,9 @@ fn program(spec: &Spec, host: &Host, home: &Path, open: bool) -> Option<Resolved
         }
         Err(_) => assert!(found.path.is_absolute(), "{found:?}"),
     }
-    for prefix in &found.prefixes {
+    for part in &found.parts {
+        let prefix = &part.at;
+        assert_eq!(part.real.canonicalize().ok().as_ref(), Some(&part.real));
         assert!(prefix.is_absolute() && plain(prefix), "{found:?}");
         assert!(
             !home.starts_with(prefix)

@@ -4,8 +4,9 @@
 //! directory is found behind its shim ([`crate::shim`]). What becomes readable for a program that is
 //! not the system's, [`crate::installation`] says.
 
+use crate::installation::{self, Part};
 use crate::system::is_system;
-use crate::{InputFile, SpawnError, WorkspacePath, installation, shim};
+use crate::{InputFile, SpawnError, WorkspacePath, shim};
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -60,7 +61,7 @@ pub(crate) struct Resolved {
     /// The path to execute, as it is seen inside. Relative to the workspace or absolute.
     pub(crate) path: PathBuf,
     /// What becomes readable beside the system: directories or single files.
-    pub(crate) prefixes: Vec<PathBuf>,
+    pub(crate) parts: Vec<Part>,
     /// `PATH` inside.
     pub(crate) search: OsString,
 }
@@ -70,7 +71,7 @@ impl Resolved {
     pub(crate) fn of_system(path: PathBuf) -> Self {
         Self {
             path,
-            prefixes: Vec::new(),
+            parts: Vec::new(),
             search: DEFAULT_PATH.into(),
         }
     }
@@ -110,7 +111,7 @@ pub(crate) fn resolve(
     if !reachable(&real) {
         return Err(unreachable_program(program, &real));
     }
-    Ok(exposed(&real, host))
+    exposed(program, &real, host)
 }
 
 fn invalid(what: String) -> SpawnError {
@@ -167,7 +168,7 @@ fn in_workspace(
     let relative = OsString::from_vec([b"./", path.as_bytes()].concat());
     Ok(Resolved {
         path: relative.into(),
-        prefixes: Vec::new(),
+        parts: Vec::new(),
         search: search(&[], host),
     })
 }
@@ -196,7 +197,7 @@ fn on_path(
             continue;
         };
         if reachable(&real) {
-            return Ok(exposed(&real, host));
+            return exposed(program, &real, host);
         }
         found.get_or_insert_with(|| unreachable_program(program, &real));
     }
@@ -244,14 +245,16 @@ fn real_file(path: &Path, host: &Host) -> Option<PathBuf> {
 }
 
 /// What is to be shown for a program, and how it is executed.
-fn exposed(path: &Path, host: &Host) -> Resolved {
+fn exposed(program: &OsStr, path: &Path, host: &Host) -> Result<Resolved, SpawnError> {
     let path = &without_parents(path);
     let canonical = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
-    let prefixes = installation::shown(path, &canonical, host);
+    // A link may lead to another file than before, which is shown only where it is a program.
+    check_executable(program, &canonical)?;
+    let parts = installation::shown(path, &canonical, host);
     // A name that lies within what is shown keeps its meaning: a virtual environment's python finds
     // its configuration beside itself. Any other link is followed here.
     let shown =
-        |path: &Path| is_system(path) || prefixes.iter().any(|prefix| path.starts_with(prefix));
+        |path: &Path| is_system(path) || parts.iter().any(|part| path.starts_with(&part.at));
     let executed = if shown(path) {
         path.to_path_buf()
     } else {
@@ -262,11 +265,11 @@ fn exposed(path: &Path, host: &Host) -> Resolved {
         first.extend(executed.parent().map(Path::to_path_buf));
     }
     let search = search(&first, host);
-    Resolved {
+    Ok(Resolved {
         path: executed,
-        prefixes,
+        parts,
         search,
-    }
+    })
 }
 
 /// The same file by a path without "..", of which neither a bind nor a comparison makes sense. Its

@@ -16,6 +16,11 @@ fn executable(path: &Path, content: &str) {
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
 }
 
+/// Where what is shown for a program is.
+fn shown(found: &Resolved) -> Vec<PathBuf> {
+    found.parts.iter().map(|part| part.at.clone()).collect()
+}
+
 fn find(name: &str, host: &Host) -> Result<Resolved, SpawnError> {
     resolve(OsStr::new(name), &[], host, &|_| true)
 }
@@ -25,7 +30,7 @@ fn a_system_program_needs_nothing_more() {
     let host = host(Path::new("/home/u"), &[Path::new("/usr/bin")]);
     let found = find("sh", &host).unwrap();
     assert_eq!(found.path, Path::new("/usr/bin/sh"));
-    assert!(found.prefixes.is_empty());
+    assert!(shown(&found).is_empty());
     assert_eq!(found.search, "/usr/bin");
 }
 
@@ -47,7 +52,7 @@ fn a_pyenv_shim_leads_to_the_chosen_version() {
 
     let found = find("python3", &host).unwrap();
     assert_eq!(found.path, root.join("versions/3.9.1/bin/python3"));
-    assert_eq!(found.prefixes, [root.join("versions/3.9.1")]);
+    assert_eq!(shown(&found), [root.join("versions/3.9.1")]);
     let first = std::env::split_paths(&found.search).next().unwrap();
     assert_eq!(first, root.join("versions/3.9.1/bin"));
 
@@ -55,7 +60,7 @@ fn a_pyenv_shim_leads_to_the_chosen_version() {
     let found = find("python3", &host).unwrap();
     assert_eq!(found.path, root.join("versions/3.11.7/bin/python3"));
     assert_eq!(
-        find("only310", &host).unwrap().prefixes,
+        shown(&find("only310", &host).unwrap()),
         [root.join("versions/3.10.2")]
     );
     assert!(matches!(
@@ -100,13 +105,10 @@ fn a_rustup_proxy_leads_to_the_default_toolchain() {
             found.path,
             root.join("toolchains/stable-x86_64/bin").join(tool)
         );
-        assert_eq!(found.prefixes, [root.join("toolchains/stable-x86_64")]);
+        assert_eq!(shown(&found), [root.join("toolchains/stable-x86_64")]);
     }
     // rustup itself is a file of a directory that holds more than it.
-    assert_eq!(
-        find("rustup", &host).unwrap().prefixes,
-        [bin.join("rustup")]
-    );
+    assert_eq!(shown(&find("rustup", &host).unwrap()), [bin.join("rustup")]);
 }
 
 #[test]
@@ -124,7 +126,7 @@ fn a_virtual_environment_keeps_its_own_name_and_shows_both_prefixes() {
     let found = find("python", &host).unwrap();
     assert_eq!(found.path, environment.join("bin/python"));
     let base = home.path().join(".local/share/uv/python/cpython-3.12/bin");
-    assert_eq!(found.prefixes, [environment, base]);
+    assert_eq!(shown(&found), [environment, base]);
 }
 
 #[test]
@@ -137,7 +139,7 @@ fn asdf_and_mise_shims_lead_to_their_installs() {
     );
     executable(&asdf.join("installs/nodejs/20.1.0/bin/node"), "");
     let found = find("node", &host(home.path(), &[&asdf.join("shims")])).unwrap();
-    assert_eq!(found.prefixes, [asdf.join("installs/nodejs/20.1.0")]);
+    assert_eq!(shown(&found), [asdf.join("installs/nodejs/20.1.0")]);
 
     let mise = home.path().join(".local/share/mise");
     executable(&home.path().join(".local/bin/mise"), "binary");
@@ -146,7 +148,7 @@ fn asdf_and_mise_shims_lead_to_their_installs() {
     executable(&mise.join("installs/node/9.0.0/bin/node"), "");
     executable(&mise.join("installs/node/20.1.0/bin/node"), "");
     let found = find("node", &host(home.path(), &[&mise.join("shims")])).unwrap();
-    assert_eq!(found.prefixes, [mise.join("installs/node/20.1.0")]);
+    assert_eq!(shown(&found), [mise.join("installs/node/20.1.0")]);
 }
 
 #[test]
@@ -213,12 +215,12 @@ fn parent_directories_in_a_path_are_followed_first() {
     let found = |path: &str| find(home.join(path).to_str().unwrap(), &host).unwrap();
     let venv = found("venv/bin/../bin/tool");
     assert_eq!(venv.path, home.join("venv/bin/tool"));
-    assert_eq!(venv.prefixes, [home.join("venv")]);
+    assert_eq!(shown(&venv), [home.join("venv")]);
     // A home is never shown, whatever lies in it.
     for path in ["bin/tool", "venv/../bin/tool"] {
         let tool = found(path);
         assert_eq!(tool.path, home.join("bin/tool"));
-        assert_eq!(tool.prefixes, [home.join("bin/tool")]);
+        assert_eq!(shown(&tool), [home.join("bin/tool")]);
     }
 }
 
@@ -233,7 +235,7 @@ fn a_program_that_is_a_link_within_its_installation_keeps_its_name() {
     symlink(Path::new("..").join(npm), node.join("bin/npm")).unwrap();
     let found = find("npm", &host(home.path(), &[&node.join("bin")])).unwrap();
     assert_eq!(found.path, node.join("bin/npm"));
-    assert_eq!(found.prefixes, [node.join("bin"), node.join("lib")]);
+    assert_eq!(shown(&found), [node.join("bin"), node.join("lib")]);
     let first = std::env::split_paths(&found.search).next();
     assert_eq!(first, Some(node.join("bin")));
 }

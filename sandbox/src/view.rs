@@ -37,17 +37,32 @@ const SYNTHETIC: &[(&str, &str)] = &[
     ("etc/hostname", "sandbox\n"),
 ];
 
-/// Everything of the host that may be read, and whether it is a directory.
-pub(crate) fn readable(resolved: &Resolved) -> Vec<(PathBuf, bool)> {
+/// Something of the host that may be read.
+pub(crate) struct Readable {
+    pub(crate) path: PathBuf,
+    pub(crate) directory: bool,
+    /// Its path had no links when it was judged, and must not have any when it is opened.
+    pub(crate) without_links: bool,
+}
+
+/// Everything of the host that may be read.
+pub(crate) fn readable(resolved: &Resolved) -> Vec<Readable> {
     let entries = system::entries();
     let system = entries
         .iter()
-        .map(|entry| (entry.path.clone(), entry.directory));
-    let prefixes = resolved.prefixes.iter();
-    system
-        .chain([(PathBuf::from("/etc/nsswitch.conf"), false)])
-        .chain(prefixes.map(|path| (path.clone(), path.is_dir())))
-        .collect()
+        .map(|entry| (&*entry.path, entry.directory))
+        .chain([(Path::new("/etc/nsswitch.conf"), false)])
+        .map(|(path, directory)| Readable {
+            path: path.into(),
+            directory,
+            without_links: false,
+        });
+    let parts = resolved.parts.iter().map(|part| Readable {
+        path: part.real.clone(),
+        directory: part.real.is_dir(),
+        without_links: true,
+    });
+    system.chain(parts).collect()
 }
 
 /// Collects the parts of a private root.
@@ -60,7 +75,10 @@ struct Builder {
 
 /// Something of the host that is bound into a private root.
 struct Shown {
+    /// As the program's links call it.
     source: PathBuf,
+    /// What is opened instead, without following links.
+    real: Option<PathBuf>,
     target: PathBuf,
     access: Access,
     device: bool,
@@ -73,6 +91,7 @@ impl Shown {
     fn of_host(path: &Path, directory: bool) -> Self {
         Self {
             source: path.into(),
+            real: None,
             target: path.into(),
             access: Access::Read,
             device: false,
@@ -113,6 +132,7 @@ impl Builder {
     /// Adds a grant, unless it and something else would hide each other.
     fn grant(&mut self, opened: Opened) -> Result<(), SpawnError> {
         let shown = Shown {
+            real: Some(opened.source.clone()),
             source: opened.source,
             target: opened.target,
             access: opened.access,
@@ -178,8 +198,11 @@ pub(crate) fn private_root(
     for entry in system::entries().iter() {
         builder.show(entry);
     }
-    for path in &resolved.prefixes {
-        builder.bind(Shown::of_host(path, path.is_dir()));
+    for part in &resolved.parts {
+        builder.bind(Shown {
+            real: Some(part.real.clone()),
+            ..Shown::of_host(&part.at, part.real.is_dir())
+        });
     }
     for name in devices() {
         let path = Path::new("/dev").join(name);
@@ -266,7 +289,8 @@ fn bind(shown: Shown, earlier: &[PathBuf]) -> Result<Bind, SpawnError> {
     let parents = parents.filter(|path| !tops.iter().any(|top| *path == Path::new(top)));
     Ok(Bind {
         directory: shown.directory,
-        source: c_string(&shown.source)?,
+        source: c_string(shown.real.as_ref().unwrap_or(&shown.source))?,
+        without_links: shown.real.is_some(),
         target: relative(target)?,
         parents: parents.map(relative).collect::<Result<_, _>>()?,
         writable: shown.access == Access::ReadWrite,
@@ -310,6 +334,7 @@ pub(crate) fn c_string(path: &Path) -> Result<CString, SpawnError> {
 mod tests {
     use super::*;
     use crate::Grant;
+    use crate::installation::Part;
 
     #[test]
     fn the_size_of_the_workspace_is_an_option_of_its_file_system() {
@@ -409,7 +434,7 @@ mod tests {
         let environment = top.join("environment");
         fs::create_dir(&environment).unwrap();
         let mut resolved = Resolved::of_system(environment.join("bin/tool"));
-        resolved.prefixes = vec![environment.clone()];
+        resolved.parts = vec![Part::of(environment.clone())];
         let alone = writable(&top, &[], &resolved);
         assert_eq!(alone, [(environment, false)]);
         for (access, expected) in [(Access::Read, false), (Access::ReadWrite, true)] {

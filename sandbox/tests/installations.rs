@@ -8,9 +8,12 @@ mod common;
 
 use common::{MODES, run, spec};
 use ringfence_sandbox::{Access, Grant, Namespaces};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use tempfile::TempDir;
 
 /// A directory that anybody may read.
@@ -246,4 +249,43 @@ except OSError: print()
 #[test]
 fn the_same_holds_unprivileged() {
     common::repeat_unprivileged(&["the_same_holds_unprivileged"]);
+}
+
+/// Whoever may write beside a program, as another sandbox may that was granted the directory, swaps
+/// its parts for links all the time.
+#[test]
+fn a_part_that_is_swapped_for_a_link_shows_nothing_else() {
+    let place = place(&[
+        ("x/bin/tool", "#!/bin/sh\ncat \"$1\" || exit 3\n"),
+        ("x/lib/code", "code"),
+        ("private/code", "secret"),
+    ]);
+    let (part, link) = (place.path().join("x/lib"), place.path().join("x/link"));
+    symlink("../private", &link).unwrap();
+    let (program, code) = (place.path().join("x/bin/tool"), part.join("code"));
+    let stop = AtomicBool::new(false);
+    let mut texts = Vec::new();
+    let mut refused = 0;
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                let _ = renameat_with(CWD, &part, CWD, &link, RenameFlags::EXCHANGE);
+            }
+        });
+        for mode in MODES.into_iter().cycle().take(200) {
+            let spec = spec(program.to_str().unwrap(), &[code.to_str().unwrap()], mode);
+            match ringfence_sandbox::spawn(spec) {
+                Ok(running) => texts.push(common::finish(running, Vec::new()).text()),
+                // The part was a link by the time that it was opened.
+                Err(_) => refused += 1,
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    assert!(
+        texts.iter().all(|text| text.is_empty() || text == "code"),
+        "{texts:?}"
+    );
+    let read = texts.iter().filter(|text| *text == "code").count();
+    assert!(read > 0 && refused > 0, "{read} {refused}");
 }

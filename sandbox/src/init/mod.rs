@@ -242,7 +242,13 @@ fn add_rules(ruleset: RawFd, directory: RawFd, rules: &[PathRule]) -> Done {
             add_rule(ruleset, file.as_raw_fd(), rule.access).map_err(failed)?;
             continue;
         }
-        match sys::openat(directory, &rule.path, libc::O_PATH, 0) {
+        let opened = if rule.without_links {
+            let resolve = sys::NO_SYMLINKS | sys::NO_MAGICLINKS;
+            sys::openat2(directory, &rule.path, libc::O_PATH, resolve)
+        } else {
+            sys::openat(directory, &rule.path, libc::O_PATH, 0)
+        };
+        match opened {
             Ok(fd) => {
                 let added = add_rule(ruleset, fd, rule.access);
                 sys::close(fd);

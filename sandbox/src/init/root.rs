@@ -86,20 +86,15 @@ pub(super) fn build(root: &Root, user: User) -> Done<i32> {
 fn open(bind: &Bind) -> Sys<()> {
     let recursive = if bind.directory { AT_RECURSIVE } else { 0 };
     let flags = OPEN_TREE_CLONE | libc::O_CLOEXEC | recursive;
-    let tree = match &bind.granted {
-        None => open_tree(HERE, &bind.source, flags)?,
-        Some((id, _)) => {
-            // Its path has no links any more; one that is there by now is not followed.
-            let resolve = sys::NO_SYMLINKS | sys::NO_MAGICLINKS;
-            let file = sys::openat2(HERE, &bind.source, libc::O_PATH, resolve)?;
-            let same = sys::file_id(file).and_then(|now| match now == (id.device, id.inode) {
-                true => Ok(()),
-                false => Err(Errno(libc::ESTALE)),
-            });
-            let tree = same.and_then(|()| open_tree(file, c"", flags | libc::AT_EMPTY_PATH));
-            sys::close(file);
-            tree?
-        }
+    let tree = if bind.without_links {
+        let resolve = sys::NO_SYMLINKS | sys::NO_MAGICLINKS;
+        let file = sys::openat2(HERE, &bind.source, libc::O_PATH, resolve)?;
+        let tree =
+            is_judged(bind, file).and_then(|()| open_tree(file, c"", flags | libc::AT_EMPTY_PATH));
+        sys::close(file);
+        tree?
+    } else {
+        open_tree(HERE, &bind.source, flags)?
     };
     bind.tree.store(tree, Ordering::Relaxed);
     let mut attributes = ATTR_NOSUID;
@@ -110,6 +105,17 @@ fn open(bind: &Bind) -> Sys<()> {
         attributes |= ATTR_NODEV;
     }
     set_attributes(tree, c"", libc::AT_EMPTY_PATH | recursive, attributes)
+}
+
+/// Whether this is the file that was judged, where it was held open since.
+fn is_judged(bind: &Bind, file: RawFd) -> Sys<()> {
+    let Some((judged, _)) = &bind.granted else {
+        return Ok(());
+    };
+    match sys::file_id(file)? == (judged.device, judged.inode) {
+        true => Ok(()),
+        false => Err(Errno(libc::ESTALE)),
+    }
 }
 
 fn skeleton(root: &Root, user: User) -> Done {
