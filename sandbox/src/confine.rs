@@ -21,6 +21,8 @@ use std::sync::OnceLock;
 
 /// Files and moves between directories (Linux 5.19): without them nothing runs.
 const NEEDED: i32 = 2;
+/// Cutting off a file can be confined (Linux 6.2).
+const TRUNCATION: i32 = 3;
 /// Abstract Unix sockets and signals can be confined (Linux 6.12).
 const SCOPES: i32 = 6;
 /// Connecting to a Unix socket by its path can be confined (Linux 7.1).
@@ -40,6 +42,11 @@ pub(crate) fn version() -> i32 {
             .and_then(|version| i32::try_from(version).ok())
             .unwrap_or(0)
     })
+}
+
+/// Whether Landlock keeps the program from cutting off files that it may not write.
+pub(crate) fn confines_truncation() -> bool {
+    version() >= TRUNCATION
 }
 
 /// Whether Landlock keeps the program from the abstract sockets of others.

@@ -176,6 +176,7 @@ fn separated(spec: &Spec, attempt: &Attempt, identity: &Identity) -> Separated {
             || confine::confines_signals()
             || matches!(identity, Identity::Own { .. }),
         root: private,
+        truncation: private || confine::confines_truncation(),
         lasting_files: private && !grants_writing(spec),
     }
 }

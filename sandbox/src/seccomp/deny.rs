@@ -5,7 +5,7 @@
 //! "not permitted" rather than "not there".
 
 use super::Condition::{Has, Is, IsNot, Masked};
-use super::{Group, Rule};
+use super::{Group, Rule, prctl};
 
 /// Flags of `clone` that make namespaces. `CLONE_NEWTIME` shares its bit with the exit signal's
 /// mask and cannot be given to `clone`.
@@ -32,9 +32,16 @@ const IOPRIO_WHO_PROCESS: u32 = 1;
 const SOCKET_REQUESTS: u32 = 0x8900;
 const PROCESS_REQUESTS: u32 = 0xff00;
 const F_SETLEASE: u32 = 1024;
+/// Linux 6.19.
+const F_SETDELEG: u32 = 1040;
 const F_NOTIFY: u32 = 1026;
 const F_SETOWN: u32 = 8;
 const F_SETOWN_EX: u32 = 15;
+
+const MAP_GROWSDOWN: u64 = 0x100;
+const MAP_HUGETLB: u64 = 0x4_0000;
+const MFD_HUGETLB: u64 = 4;
+const SHM_HUGETLB: u64 = 0o4000;
 
 /// Bits of a mode that let whoever runs a file become its owner.
 const SET_ID: u64 = 0o6000;
@@ -173,6 +180,36 @@ pub(crate) const RULES: &[Rule] = &[
         reason: "a lease on a file keeps others waiting that open it",
         call: libc::SYS_fcntl,
         when: &[Is(1, F_SETLEASE)],
+    },
+    Rule {
+        reason: "a delegation of a file or directory keeps others waiting",
+        call: libc::SYS_fcntl,
+        when: &[Is(1, F_SETDELEG)],
+    },
+    Rule {
+        reason: "options that are not about the program itself, or hold memory of the kernel's",
+        call: libc::SYS_prctl,
+        when: prctl::OTHERS,
+    },
+    Rule {
+        reason: "huge pages that the host has set aside, which no limit counts",
+        call: libc::SYS_mmap,
+        when: &[Has(3, MAP_HUGETLB)],
+    },
+    Rule {
+        reason: "memory that grows without being counted",
+        call: libc::SYS_mmap,
+        when: &[Has(3, MAP_GROWSDOWN)],
+    },
+    Rule {
+        reason: "huge pages that the host has set aside, which no limit counts",
+        call: libc::SYS_memfd_create,
+        when: &[Has(1, MFD_HUGETLB)],
+    },
+    Rule {
+        reason: "huge pages that the host has set aside, which no limit counts",
+        call: libc::SYS_shmget,
+        when: &[Has(2, SHM_HUGETLB)],
     },
     Rule {
         reason: "personalities switch off address space randomisation; a query and the default stay",
@@ -361,9 +398,63 @@ pub(crate) const WITHOUT_PID_NAMESPACE: &[Rule] = &[
     },
 ];
 
+/// Denied where the tree of files is the host's and Landlock, before Linux 6.2, has no say in who cuts
+/// off a file. Who opens one for writing has been asked already.
+pub(crate) const WITHOUT_TRUNCATION: &[Rule] = &[
+    Rule {
+        reason: "cuts off any file that the caller may write",
+        call: libc::SYS_truncate,
+        when: &[],
+    },
+    Rule {
+        reason: "cuts off a file that is opened for reading",
+        call: libc::SYS_openat,
+        when: &[Has(2, O_TRUNC), Masked(2, ACCESS_MODE, 0)],
+    },
+    Rule {
+        reason: "cuts off a file that is opened for neither reading nor writing",
+        call: libc::SYS_openat,
+        when: &[Has(2, O_TRUNC), Masked(2, ACCESS_MODE, ACCESS_MODE)],
+    },
+];
+
+/// The older forms of these calls.
+#[cfg(target_arch = "x86_64")]
+pub(crate) const WITHOUT_TRUNCATION_OF_THIS_ARCHITECTURE: &[Rule] = &[
+    Rule {
+        reason: "cuts off a file that is opened for reading",
+        call: libc::SYS_open,
+        when: &[Has(1, O_TRUNC), Masked(1, ACCESS_MODE, 0)],
+    },
+    Rule {
+        reason: "cuts off a file that is opened for neither reading nor writing",
+        call: libc::SYS_open,
+        when: &[Has(1, O_TRUNC), Masked(1, ACCESS_MODE, ACCESS_MODE)],
+    },
+];
+
+/// There are none.
+#[cfg(target_arch = "aarch64")]
+pub(crate) const WITHOUT_TRUNCATION_OF_THIS_ARCHITECTURE: &[Rule] = &[];
+
+const O_TRUNC: u64 = 0o1000;
+/// Both bits together ask for neither.
+const ACCESS_MODE: u32 = 3;
+
 /// Denied where the tree of files is the host's: Landlock has no say in it. The requests change a
 /// file through a descriptor that is open for reading alone.
 pub(crate) const WITHOUT_PRIVATE_ROOT: &[Rule] = &[
+    Rule {
+        reason: "of use only with what is denied as well, and of each user there are few",
+        call: libc::SYS_inotify_init1,
+        when: &[],
+    },
+    #[cfg(target_arch = "x86_64")]
+    Rule {
+        reason: "of use only with what is denied as well, and of each user there are few",
+        call: libc::SYS_inotify_init,
+        when: &[],
+    },
     Rule {
         reason: "tells the names of files that others make, in directories that may not be read",
         call: libc::SYS_inotify_add_watch,
@@ -394,6 +485,11 @@ pub(crate) const WITHOUT_PRIVATE_ROOT: &[Rule] = &[
         when: &[Is(1, FS_IOC_SETVERSION)],
     },
     Rule {
+        reason: "requests of f2fs, some of which cut off a file",
+        call: libc::SYS_ioctl,
+        when: &[Masked(1, REQUEST_TYPE, F2FS_REQUESTS)],
+    },
+    Rule {
         reason: "requests of btrfs make and remove subvolumes; clones between open files stay",
         call: libc::SYS_ioctl,
         when: &[
@@ -413,6 +509,7 @@ const FS_IOC_FIEMAP: u32 = 0xC020_660B;
 const FS_IOC_FSSETXATTR: u32 = 0x401C_5820;
 const FS_IOC_SETVERSION: u32 = 0x4008_7602;
 const BTRFS_REQUESTS: u32 = 0x9400;
+const F2FS_REQUESTS: u32 = 0xf500;
 const FICLONE: u32 = 0x4004_9409;
 const FICLONERANGE: u32 = 0x4020_940D;
 const FIDEDUPERANGE: u32 = 0xC018_9436;

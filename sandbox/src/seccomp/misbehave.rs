@@ -37,6 +37,7 @@ fn variant(bits: usize) -> Separated {
         root: set(4),
         lasting_files: set(5),
         names: set(6),
+        truncation: set(7),
     }
 }
 

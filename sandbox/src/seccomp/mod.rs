@@ -22,6 +22,7 @@ mod kernel;
 pub(crate) mod mediate;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod misbehave;
+mod prctl;
 #[cfg(any(test, feature = "fuzzing"))]
 mod reference;
 
@@ -103,13 +104,15 @@ pub(crate) struct Separated {
     pub(crate) signals: bool,
     /// The host's tree of files, by a private root.
     pub(crate) root: bool,
+    /// Files that are cut off: by Landlock, or by a private root.
+    pub(crate) truncation: bool,
     /// Files that outlive the sandbox: there are none that the program can make or change.
     pub(crate) lasting_files: bool,
 }
 
 impl Separated {
     /// How many there are.
-    const VARIANTS: usize = 1 << 7;
+    const VARIANTS: usize = 1 << 8;
 
     fn index(self) -> usize {
         let Self {
@@ -119,9 +122,19 @@ impl Separated {
             pids,
             signals,
             root,
+            truncation,
             lasting_files,
         } = self;
-        let bits = [sockets, ipc, pids, signals, root, lasting_files, names];
+        let bits = [
+            sockets,
+            ipc,
+            pids,
+            signals,
+            root,
+            lasting_files,
+            names,
+            truncation,
+        ];
         bits.iter()
             .enumerate()
             .fold(0, |index, (bit, set)| index | usize::from(*set) << bit)
@@ -138,6 +151,7 @@ impl Separated {
             root: bits & 16 != 0,
             lasting_files: bits & 32 != 0,
             names: bits & 64 != 0,
+            truncation: bits & 128 != 0,
         })
     }
 }
@@ -213,7 +227,7 @@ fn supervised_table(separated: Separated, operations: &BTreeSet<Operation>, pass
 }
 
 /// The lists of denied arguments, and which of them count.
-const fn denied_arguments(separated: Separated) -> [(bool, &'static [Rule]); 9] {
+const fn denied_arguments(separated: Separated) -> [(bool, &'static [Rule]); 11] {
     let Separated {
         sockets,
         names,
@@ -221,6 +235,7 @@ const fn denied_arguments(separated: Separated) -> [(bool, &'static [Rule]); 9] 
         pids,
         signals,
         root,
+        truncation,
         lasting_files,
     } = separated;
     [
@@ -231,6 +246,8 @@ const fn denied_arguments(separated: Separated) -> [(bool, &'static [Rule]); 9] 
         (!pids, deny::WITHOUT_PID_NAMESPACE),
         (!signals, deny::WITHOUT_SIGNAL_SEPARATION),
         (!root, deny::WITHOUT_PRIVATE_ROOT),
+        (!truncation, deny::WITHOUT_TRUNCATION),
+        (!truncation, deny::WITHOUT_TRUNCATION_OF_THIS_ARCHITECTURE),
         (!lasting_files, deny::WITH_LASTING_FILES),
         (
             !lasting_files,
@@ -309,8 +326,10 @@ pub(crate) fn table(separated: Separated) -> Table {
         .iter()
         .chain(allow::ARCH_GROUPS)
         .flat_map(|group| group.calls)
-        // Its mode is in memory, where no filter can see it.
-        .filter(|call| separated.lasting_files || **call != libc::SYS_openat2)
+        // Its flags and mode are in memory, where no filter can see them.
+        .filter(|call| {
+            separated.lasting_files && separated.truncation || **call != libc::SYS_openat2
+        })
         .map(|call| (number(*call), Verdict::always(Answer::Allow)));
     let denied = deny::GROUPS
         .iter()
@@ -462,6 +481,7 @@ mod tests {
             pids: false,
             signals: false,
             root: true,
+            truncation: true,
             lasting_files: true,
         };
         let answers = std::thread::spawn(move || {

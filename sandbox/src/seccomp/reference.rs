@@ -28,7 +28,7 @@ pub(super) fn answer(separated: Separated, call: &Call) -> u32 {
         libc::SECCOMP_RET_KILL_PROCESS
     } else if listed(deny::GROUPS) || matched() {
         REFUSED
-    } else if number == libc::SYS_openat2 && !separated.lasting_files {
+    } else if number == libc::SYS_openat2 && !(separated.lasting_files && separated.truncation) {
         UNKNOWN
     } else if held(separated).any(|group| group.calls.contains(&number)) {
         libc::SECCOMP_RET_USER_NOTIF
@@ -80,6 +80,7 @@ pub(super) fn rules(separated: Separated) -> impl Iterator<Item = &'static Rule>
         pids,
         signals,
         root,
+        truncation,
         lasting_files,
     } = separated;
     [
@@ -90,6 +91,8 @@ pub(super) fn rules(separated: Separated) -> impl Iterator<Item = &'static Rule>
         (!pids, deny::WITHOUT_PID_NAMESPACE),
         (!signals, deny::WITHOUT_SIGNAL_SEPARATION),
         (!root, deny::WITHOUT_PRIVATE_ROOT),
+        (!truncation, deny::WITHOUT_TRUNCATION),
+        (!truncation, deny::WITHOUT_TRUNCATION_OF_THIS_ARCHITECTURE),
         (!lasting_files, deny::WITH_LASTING_FILES),
         (
             !lasting_files,
