@@ -1,6 +1,7 @@
 //! What the supervisor is to do on the program's behalf, as the caller prepares it.
 
 use crate::namespaces::Attempt;
+use crate::place::Writable;
 use crate::plan::{MediatedRoot, Mediation, Supervised};
 use crate::seccomp::{self, FilterError, Separated};
 use crate::{Layer, SpawnError, Spec, confine, view};
@@ -15,7 +16,7 @@ pub(crate) fn plan(
     spec: &Spec,
     separated: Separated,
     own: [&PathBuf; 2],
-    writable: &[(PathBuf, Option<PathBuf>)],
+    writable: Vec<Writable>,
     attempt: &Attempt,
     questions: Option<&OwnedFd>,
 ) -> Result<Option<Mediation>, SpawnError> {
@@ -58,26 +59,31 @@ fn random() -> Result<u64, SpawnError> {
 
 fn roots(
     own: [&PathBuf; 2],
-    writable: &[(PathBuf, Option<PathBuf>)],
+    writable: Vec<Writable>,
     private_root: bool,
 ) -> Result<Vec<MediatedRoot>, SpawnError> {
     let mut roots = Vec::new();
     for path in own {
-        roots.push(root(path, None)?);
+        roots.push(root(path)?);
     }
     if private_root {
-        roots.push(root(Path::new("/dev/shm"), None)?);
+        roots.push(root(Path::new("/dev/shm"))?);
     }
-    for (path, alias) in writable {
-        roots.push(root(path, alias.as_deref())?);
+    for Writable { path, alias, file } in writable {
+        roots.push(MediatedRoot {
+            alias: alias.as_deref().map(view::c_string).transpose()?,
+            file,
+            ..root(&path)?
+        });
     }
     Ok(roots)
 }
 
-fn root(path: &Path, alias: Option<&Path>) -> Result<MediatedRoot, SpawnError> {
+fn root(path: &Path) -> Result<MediatedRoot, SpawnError> {
     Ok(MediatedRoot {
         path: view::c_string(path)?,
-        alias: alias.map(view::c_string).transpose()?,
+        alias: None,
+        file: None,
         opened: AtomicI32::new(-1),
     })
 }

@@ -6,6 +6,7 @@ use crate::namespaces::Attempt;
 use crate::plan::{HostDirectory, PathRule, Root};
 use crate::resolve::Resolved;
 use crate::{Access, Layer, SpawnError, Spec, confine, host_directory, view};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 /// Where the program runs: a private root, or a directory of the host with rules.
@@ -15,8 +16,17 @@ pub(crate) struct Place {
     pub(crate) rules: Vec<PathRule>,
     pub(crate) workspace: PathBuf,
     pub(crate) temporary: PathBuf,
-    /// What is granted for writing, as the program sees it, and by which other name.
-    pub(crate) writable: Vec<(PathBuf, Option<PathBuf>)>,
+    pub(crate) writable: Vec<Writable>,
+}
+
+/// Something that is granted for writing.
+pub(crate) struct Writable {
+    /// As the program sees it.
+    pub(crate) path: PathBuf,
+    /// By which other name.
+    pub(crate) alias: Option<PathBuf>,
+    /// What was judged, whatever is at its path by now. In a private root it is what is at its path.
+    pub(crate) file: Option<OwnedFd>,
 }
 
 impl Place {
@@ -27,7 +37,7 @@ impl Place {
         attempt: &Attempt,
     ) -> Result<Self, SpawnError> {
         let grants = grants::open(&spec.grants, &spec.files)?;
-        let writable = writable(&grants, attempt.has(Layer::MountNs));
+        let writable = writable(&grants, attempt.has(Layer::MountNs))?;
         if attempt.has(Layer::MountNs) {
             let rules = confine::private_root(&grants);
             return Ok(Self {
@@ -60,18 +70,32 @@ impl Place {
     }
 }
 
-fn writable(grants: &[grants::Opened], private: bool) -> Vec<(PathBuf, Option<PathBuf>)> {
+fn writable(grants: &[grants::Opened], private: bool) -> Result<Vec<Writable>, SpawnError> {
     let writable = grants
         .iter()
         .filter(|grant| grant.access == Access::ReadWrite);
-    let names = writable.map(|grant| {
+    let each = writable.map(|grant| {
         if private {
-            return (grant.target.clone(), None);
+            return Ok(Writable {
+                path: grant.target.clone(),
+                alias: None,
+                file: None,
+            });
         }
-        let alias = (grant.target != grant.source).then(|| grant.target.clone());
-        (grant.source.clone(), alias)
+        let file = grant
+            .file
+            .try_clone()
+            .map_err(|source| SpawnError::Prepare {
+                step: "hold a granted path open",
+                source,
+            })?;
+        Ok(Writable {
+            path: grant.source.clone(),
+            alias: (grant.target != grant.source).then(|| grant.target.clone()),
+            file: Some(file),
+        })
     });
-    names.collect()
+    each.collect()
 }
 
 fn why_no_mounts(attempt: &Attempt) -> String {

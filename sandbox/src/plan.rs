@@ -179,6 +179,8 @@ pub(crate) struct MediatedRoot {
     pub(crate) path: CString,
     /// As the caller named it, where that is another path.
     pub(crate) alias: Option<CString>,
+    /// What was judged, where the path is one of the host's.
+    pub(crate) file: Option<OwnedFd>,
     /// Its descriptor (`O_PATH`), once it is open.
     pub(crate) opened: AtomicI32,
 }
@@ -264,6 +266,8 @@ pub(crate) struct Plan {
     pub(crate) namespaces: u64,
     /// With a mount namespace.
     pub(crate) root: Option<Root>,
+    /// Nothing may be missing of the private root.
+    pub(crate) requires_root: bool,
     pub(crate) on_host: OnHost,
     pub(crate) files: Vec<PlannedFile>,
     pub(crate) rules: Vec<PathRule>,
@@ -333,6 +337,7 @@ impl Plan {
         } = self.fds;
         let mediation = self.mediation.as_ref();
         let supervised = mediation.and_then(|mediation| mediation.supervision.as_ref());
+        let roots = mediation.into_iter().flat_map(|mediation| &mediation.roots);
         let owned = self
             .on_host
             .directory
@@ -349,6 +354,7 @@ impl Plan {
                 Source::Bytes => None,
             }))
             .chain(self.rules.iter().filter_map(|rule| rule.file.as_ref()))
+            .chain(roots.filter_map(|root| root.file.as_ref()))
             .map(AsRawFd::as_raw_fd);
         let mut all: Vec<RawFd> = [stdin, stdout, stderr, null, control, caller, ruleset]
             .into_iter()

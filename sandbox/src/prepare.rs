@@ -79,7 +79,7 @@ pub(crate) fn prepare(
         spec,
         separated,
         [&place.workspace, &place.temporary],
-        &place.writable,
+        place.writable,
         attempt,
         questions.as_ref(),
     )?;
@@ -119,6 +119,7 @@ pub(crate) fn prepare(
         identity,
         namespaces: attempt.flags(),
         root: place.root,
+        requires_root: spec.require.contains(&Layer::MountNs),
         on_host: OnHost {
             directory: place.host,
             cgroup,

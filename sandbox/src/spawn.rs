@@ -95,7 +95,10 @@ fn start(prepared: Prepared, attempt: &Attempt, caller: Caller) -> Result<Starte
         Some(Event::Failed(failure)) => {
             child.reap();
             child.plan.on_host.remove();
-            match attempt.after_failure(failure, caller) {
+            // A root without `/proc` is refused here by this specification, not by the kernel.
+            let is_asked_for = failure.step == Step::Proc && child.plan.requires_root;
+            let next = (!is_asked_for).then(|| attempt.after_failure(failure, caller));
+            match next.flatten() {
                 Some(next) => Ok(Started::Refused(next)),
                 None => Err(explain(&child.plan, failure)),
             }
@@ -162,6 +165,8 @@ fn explain(plan: &Plan, failure: Failure) -> SpawnError {
         Step::NoNewPrivs => Some(Layer::NoNewPrivs),
         Step::Capabilities => Some(Layer::Capabilities),
         Step::Limits => Some(Layer::Rlimits),
+        // Otherwise it goes on without.
+        Step::Proc if plan.requires_root => Some(Layer::MountNs),
         _ => None,
     };
     if let Some(layer) = layer {

@@ -10,10 +10,11 @@
 mod common;
 
 use common::{Outcome, is_root, python, run, skipped};
-use ringfence_sandbox::{Layer, LayerStatus, Namespaces, probe};
+use ringfence_sandbox::{Ended, Layer, LayerStatus, Namespaces, probe};
 use std::os::fd::{FromRawFd as _, OwnedFd};
 use std::process::Command;
 use std::thread;
+use std::time::Duration;
 
 const CHANGES: &str = "
 import errno, os, socket, sys, threading
@@ -198,10 +199,34 @@ fn a_covered_proc() {
         });
         whys.collect::<Vec<_>>()
     };
+    let mut whole = common::shell("true", Namespaces::Auto);
+    whole.require.push(Layer::MountNs);
+    let refused = ringfence_sandbox::spawn(whole).unwrap_err().to_string();
+    assert!(refused.contains("/proc"), "{refused}");
     let [why] = told(&outcome.report.layers).try_into().unwrap();
     assert!(
         why.contains("/proc is empty") && why.contains("not permitted"),
         "{why}"
     );
     assert_eq!(told(&probe()), [why]);
+}
+
+/// As in containers, whose filter refuses the counter: what the first process has waited for counts.
+#[test]
+fn without_a_counter_the_cpu_time_of_children_counts() {
+    let script = "for i in 1 2 3 4 5 6 7 8; do
+        python3 -c 'import time
+while time.process_time() < 0.6: pass'
+    done";
+    for mode in common::MODES {
+        let outcome = thread::spawn(move || {
+            surround(filter(libc::SYS_perf_event_open), 0);
+            let mut spec = common::shell(script, mode);
+            spec.limits.cpu = Some(Duration::from_secs(1));
+            run(spec)
+        });
+        let report = outcome.join().unwrap().report;
+        assert_eq!(report.ended, Ended::CpuExceeded, "{report:?}");
+        assert!(report.cpu < Duration::from_secs(4), "{report:?}");
+    }
 }

@@ -113,6 +113,84 @@ fn cpu_time_ends_a_spinner_but_not_a_sleeper() {
     }
 }
 
+/// The kernel takes the counter from who executes a file that may not be read.
+#[test]
+fn cpu_time_of_a_file_that_may_only_be_executed_counts() {
+    let script = "cp /bin/sh hidden; chmod 111 hidden; for i in 1 2 3 4 5 6 7 8; do
+        ./hidden -c 'i=0; while [ $i -lt 600000 ]; do i=$((i+1)); done'
+    done";
+    for mode in MODES {
+        let mut spec = shell(script, mode);
+        spec.limits.cpu = Some(Duration::from_secs(1));
+        let report = run(spec).report;
+        assert_eq!(report.ended, Ended::CpuExceeded, "{mode:?} {report:?}");
+        assert!(report.cpu < Duration::from_secs(4), "{report:?}");
+    }
+}
+
+/// Of the kernel's own memory and of what it gives each user a few of.
+#[test]
+fn what_no_limit_counts_is_refused_or_bounded() {
+    let code = "
+import ctypes, errno, os, platform
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = ctypes.c_void_p
+def call(name, *args):
+    answer = getattr(libc, name)(*args)
+    failed = answer in (-1, ctypes.c_void_p(-1).value)
+    print(name, args[0], errno.errorcode[ctypes.get_errno()] if failed else 'ok')
+call('prctl', 78, 1, ctypes.c_ulong(1 << 24), 0, 0)
+call('prctl', 62, 1, 0, 0, 0)
+call('prctl', 15, b'name', 0, 0, 0)
+for flags in 0x40000, 0x100, 0:
+    call('mmap', None, ctypes.c_size_t(1 << 21), 3, 0x22 | flags, -1, ctypes.c_long(0))
+call('memfd_create', b'x', 4)
+call('memfd_create', b'x', 0)
+call('fcntl', 0, 1040, 0)
+instances = 0
+while instances < 1000 and libc.inotify_init1(0) >= 0: instances += 1
+print('instances', instances)
+sets = 0
+while sets < 1000 and libc.semget(0, 1000, 0o1600) >= 0: sets += 1
+print('sets', sets)
+";
+    for mode in MODES {
+        let mut spec = python(code, mode);
+        spec.limits.open_files = Some(2000);
+        let outcome = run(spec);
+        let text = outcome.text();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(
+            lines.get(..9).unwrap_or_default(),
+            [
+                "prctl 78 EPERM",
+                "prctl 62 EPERM",
+                "prctl 15 ok",
+                "mmap None EPERM",
+                "mmap None EPERM",
+                "mmap None ok",
+                "memfd_create b'x' EPERM",
+                "memfd_create b'x' ok",
+                "fcntl 0 EPERM",
+            ],
+            "{text} {}",
+            outcome.errors()
+        );
+        let most = |name: &str| -> u32 {
+            let line = lines.iter().find_map(|line| line.strip_prefix(name));
+            line.unwrap().trim().parse().unwrap()
+        };
+        // Root's sandboxes have users of their own.
+        assert!(
+            most("instances") <= if is_root() { 128 } else { 32 },
+            "{text}"
+        );
+        if is_root() {
+            assert!(most("sets") <= 32, "{text}");
+        }
+    }
+}
+
 /// Several spinners get no more than one processor's worth of time, or do not start.
 /// The kernel tells the times of children when somebody waits for them, and nobody has to.
 #[test]

@@ -8,10 +8,13 @@ mod common;
 
 use common::{Outcome, python, run};
 use ringfence_sandbox::{Access, Ended, Grant, Namespaces, Spec};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use std::fs;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 const PRELUDE: &str = "
@@ -410,6 +413,59 @@ echo done
     assert_eq!(outcome.code(), 0, "{}", outcome.errors());
     let text = outcome.text();
     assert!(text.contains("42") && text.ends_with("done"), "{text}");
+}
+
+/// Another sandbox may write beside what is granted to this one, and swaps it for a link all the
+/// time. What was judged is what the supervisor acts on.
+#[test]
+fn a_grant_that_is_swapped_for_a_link_leads_nowhere_else() {
+    let place = common::open_directory(&std::env::temp_dir());
+    let top = place.path().canonicalize().unwrap();
+    let [granted, link, secret] = ["granted", "link", "secret"].map(|name| top.join(name));
+    for directory in [&granted, &secret] {
+        fs::create_dir(directory).unwrap();
+        fs::write(directory.join("key"), "").unwrap();
+        fs::set_permissions(directory.join("key"), fs::Permissions::from_mode(0o604)).unwrap();
+    }
+    symlink("secret", &link).unwrap();
+    let key = secret.join("key");
+    let stop = AtomicBool::new(false);
+    let (mut kept, mut changed) = (0, Vec::new());
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                let _ = renameat_with(CWD, &granted, CWD, &link, RenameFlags::EXCHANGE);
+            }
+        });
+        for _ in 0..100 {
+            // The path itself may have been a link when it was judged: then the link's target was
+            // granted.
+            let mut spec = common::shell(
+                "chmod 666 \"$1/key\" 2>/dev/null; cat \"$2\" && echo granted; true",
+                Namespaces::Off,
+            );
+            spec.args
+                .extend(["sh".into(), granted.clone().into(), key.clone().into()]);
+            spec.grants.push(Grant {
+                path: granted.clone(),
+                destination: None,
+                access: Access::ReadWrite,
+            });
+            let Ok(running) = ringfence_sandbox::spawn(spec) else {
+                continue;
+            };
+            let outcome = common::finish(running, Vec::new());
+            let mode = fs::metadata(&key).unwrap().mode() & 0o777;
+            fs::set_permissions(&key, fs::Permissions::from_mode(0o604)).unwrap();
+            if outcome.text() != "granted" {
+                kept += 1;
+                changed.extend((mode != 0o604).then_some(mode));
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    assert!(kept > 0);
+    assert_eq!(changed, [0; 0]);
 }
 
 #[test]

@@ -1,12 +1,16 @@
 //! CPU time of a program and all that it starts, counted by the kernel's own software counter.
 //!
 //! Without a control group the times of children are told when they are waited for, and of a child
-//! that its parent ignores never. A counter that children inherit has both at any time. A filter
-//! around this process or `kernel.perf_event_paranoid` may refuse it; then there is none.
+//! that its parent ignores never. A counter that children inherit has both at any time, and what this
+//! process does on the program's behalf as well. A filter around this process or
+//! `kernel.perf_event_paranoid` may refuse it; then there is none. The kernel takes it from a process
+//! that executes a file which may not be read.
 
 #![expect(unsafe_code, reason = "a system call that takes a structure")]
 
+use super::root;
 use crate::sys::{self, Errno, Sys, signed};
+use std::ffi::CStr;
 use std::os::fd::RawFd;
 
 /// `struct perf_event_attr` in its first version.
@@ -34,8 +38,8 @@ const INHERIT: u64 = 1 << 1;
 const UNPRIVILEGED: u64 = 1 << 5 | 1 << 6;
 const PERF_FLAG_FD_CLOEXEC: usize = 1 << 3;
 
-/// Counts for a process with one thread, and for whatever that starts from now on.
-pub(super) fn open(process: i32) -> Sys<RawFd> {
+/// Counts for this process, and for whatever it starts from now on.
+pub(super) fn open() -> Sys<RawFd> {
     let attributes = Attributes {
         kind: PERF_TYPE_SOFTWARE,
         size: sys::small_size(size_of::<Attributes>()),
@@ -46,7 +50,7 @@ pub(super) fn open(process: i32) -> Sys<RawFd> {
     let any = signed(-1);
     let args = [
         &raw const attributes as usize,
-        signed(process),
+        0,
         any,
         any,
         PERF_FLAG_FD_CLOEXEC,
@@ -61,4 +65,61 @@ pub(super) fn read(counter: RawFd) -> Option<u64> {
     let mut value = [0; 8];
     let len = sys::read(counter, &mut value).ok()?;
     (len == value.len()).then(|| u64::from_ne_bytes(value))
+}
+
+/// Nanoseconds that children of a process took which it has waited for.
+pub(super) fn waited(process: i32) -> Option<u64> {
+    let mut digits = [0; 10];
+    let number = root::decimal(process.unsigned_abs(), &mut digits);
+    let mut path = [0_u8; 24];
+    let parts = [b"/proc/".as_slice(), number, b"/stat"];
+    for (to, from) in path.iter_mut().zip(parts.into_iter().flatten()) {
+        *to = *from;
+    }
+    let path = CStr::from_bytes_until_nul(&path).ok()?;
+    let mut buffer = [0_u8; 512];
+    waited_in(sys::read_file(libc::AT_FDCWD, path, &mut buffer).ok()?)
+}
+
+/// `cutime` and `cstime` of "number (name) state ...", where the name is the program's choice and may
+/// contain anything.
+fn waited_in(stat: &[u8]) -> Option<u64> {
+    /// Fields between the state and the first of the two.
+    const BETWEEN: usize = 12;
+    /// Of a second: `USER_HZ`.
+    const TICK: u64 = 10_000_000;
+    let end = stat.iter().rposition(|byte| *byte == b')')?;
+    let behind = stat.get(end..)?.strip_prefix(b") ")?;
+    let mut fields = behind.split(|byte| *byte == b' ').skip(1 + BETWEEN);
+    let mut ticks = || {
+        let digits = fields.next()?;
+        digits.iter().try_fold(0_u64, |number, digit| {
+            let digit = digit.checked_sub(b'0').filter(|digit| *digit < 10)?;
+            number.checked_mul(10)?.checked_add(digit.into())
+        })
+    };
+    let (user, system) = (ticks()?, ticks()?);
+    Some(user.saturating_add(system).saturating_mul(TICK))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_times_of_children_are_found_behind_any_name() {
+        let stat = b"7 (a ) S 1 2) R 1 7 7 0 -1 4194304 90 0 0 0 11 12 13 14 20 0 1 0 5\n";
+        assert_eq!(waited_in(stat), Some(270_000_000));
+        for broken in [
+            &b""[..],
+            b"7 (a)",
+            b"7 (a) R 1 7 7",
+            b"7 (a) R 1 7 7 0 -1 4 9 0 0 0 1 1 x 4 ",
+        ] {
+            assert_eq!(waited_in(broken), None);
+        }
+        let own = i32::try_from(std::process::id()).unwrap();
+        assert!(waited(own).is_some());
+        assert_eq!(waited(i32::MAX), None);
+    }
 }

@@ -108,6 +108,9 @@ fn set_up(plan: &Plan) -> Done<Ready> {
     if plan.has_namespace(libc::CLONE_NEWIPC) && plan.on_host.cgroup.is_none() {
         bound_objects(plan);
     }
+    if plan.has_namespace(libc::CLONE_NEWUSER) {
+        bound_watches();
+    }
     if plan.has_namespace(libc::CLONE_NEWUTS) {
         set_hostname().map_err(at(Step::Hostname))?;
     }
@@ -115,6 +118,9 @@ fn set_up(plan: &Plan) -> Done<Ready> {
         Some(root) => root::build(root, user)?,
         None => 0,
     };
+    if no_proc != 0 && plan.requires_root {
+        return Err(at(Step::Proc)(Errno(no_proc)));
+    }
     let terminal = terminal::own(plan).map_err(at(Step::Streams))?;
     own_streams(plan, user).map_err(at(Step::Streams))?;
     let workspace = files::workspace(plan, user)?;
@@ -152,13 +158,23 @@ fn umask(mask: usize) {
     let _ = unsafe { sys::call(libc::SYS_umask, [mask]) };
 }
 
+/// Bounds what the kernel gives each user a few of, and the program's user is the caller.
+fn bound_watches() {
+    let here = libc::AT_FDCWD;
+    let _ = sys::write_file(here, c"/proc/sys/user/max_inotify_instances", b"32");
+    let _ = sys::write_file(here, c"/proc/sys/user/max_inotify_watches", b"8192");
+}
+
 /// Bounds what System V objects hold, which no process has and no limit of a process counts. Where
 /// the settings may not be changed they stay.
 fn bound_objects(plan: &Plan) {
     const PAGE: u64 = 4096;
     const QUEUES: &[u8] = b"64";
+    /// In one set, in all sets, in one operation, sets.
+    const SEMAPHORES: &[u8] = b"1000 32000 100 256";
     let here = libc::AT_FDCWD;
     let _ = sys::write_file(here, c"/proc/sys/kernel/msgmni", QUEUES);
+    let _ = sys::write_file(here, c"/proc/sys/kernel/sem", SEMAPHORES);
     if let Some(most) = plan.spec.limits.memory {
         let pages = u32::try_from(most / PAGE).unwrap_or(u32::MAX);
         let mut buffer = [0; 10];

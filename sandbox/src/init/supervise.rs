@@ -49,12 +49,12 @@ pub(super) fn run(plan: &Plan, ready: &Ready) -> ! {
         end_all(plan, &mut state, None);
         Some(cause)
     } else {
+        if plan.on_host.cgroup.is_none() {
+            state.clock = clock::open().ok();
+        }
         match start(plan, ready) {
             Ok((leader, signals, mut notifier)) => {
                 state.leader = leader;
-                if plan.cpu.is_some() && plan.on_host.cgroup.is_none() {
-                    state.clock = clock::open(leader).ok();
-                }
                 state.unmediated = notifier.unmediated();
                 let _ = send(control, &Event::Started.to_record(), ready.terminal);
                 ready.terminal.into_iter().for_each(sys::close);
@@ -440,19 +440,29 @@ fn end_processes(plan: &Plan, ending: &mut Ending<'_, '_>) {
     }
 }
 
-/// Nanoseconds of CPU time so far: of the control group, or else by the counter, or else of the first
-/// process and of all that were reaped.
+/// Nanoseconds of CPU time so far: of the control group, or else what the counter or the processes
+/// tell, whichever is more.
 fn cpu_time(plan: &Plan, state: &State) -> u64 {
-    if let Some(time) = cgroup_cpu(plan).or_else(|| clock::read(state.clock?)) {
-        return time;
-    }
+    cgroup_cpu(plan).unwrap_or_else(|| {
+        let counted = state.clock.and_then(clock::read).unwrap_or(0);
+        counted.max(told_cpu(plan, state))
+    })
+}
+
+/// Of all that were reaped here, of the first process, and of all that it has waited for.
+fn told_cpu(plan: &Plan, state: &State) -> u64 {
     let reaped = sys::usage(libc::RUSAGE_CHILDREN).map_or(0, |(_, time)| time);
     if state.status.is_some() {
         return reaped;
     }
     // The kernel's name for the CPU clock of another process: `MAKE_PROCESS_CPUCLOCK(pid, 2)`.
     let running = sys::clock(!state.leader << 3 | 2).unwrap_or(0);
-    reaped.saturating_add(running)
+    // Elsewhere `/proc` has other numbers.
+    let has_numbers = plan.root.is_some() || !plan.has_namespace(libc::CLONE_NEWPID);
+    let waited = has_numbers.then(|| clock::waited(state.leader));
+    reaped
+        .saturating_add(running)
+        .saturating_add(waited.flatten().unwrap_or(0))
 }
 
 fn cgroup_cpu(plan: &Plan) -> Option<u64> {

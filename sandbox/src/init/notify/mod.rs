@@ -52,7 +52,7 @@ use crate::wire::Step;
 use act::{Act, Text, name_of};
 use listener::Call;
 use ringfence_protocol::{Decision, Operation};
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd as _, RawFd};
 use std::sync::atomic::Ordering;
 
 pub(super) use listener::{Channel, install};
@@ -529,7 +529,10 @@ impl Server<'_, '_> {
 pub(super) fn open_roots(plan: &Plan) -> Done {
     let roots = plan.mediation.iter().flat_map(|mediation| &mediation.roots);
     for (index, root) in roots.enumerate() {
-        let opened = sys::openat(libc::AT_FDCWD, &root.path, libc::O_PATH, 0);
+        let opened = match &root.file {
+            Some(file) => Ok(file.as_raw_fd()),
+            None => sys::openat(libc::AT_FDCWD, &root.path, libc::O_PATH, 0),
+        };
         let opened = opened.map_err(item(Step::Workspace, index))?;
         root.opened.store(opened, Ordering::Relaxed);
     }
