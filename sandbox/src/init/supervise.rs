@@ -49,7 +49,7 @@ pub(super) fn run(plan: &Plan, ready: &Ready) -> ! {
         end_all(plan, &mut state, None);
         Some(cause)
     } else {
-        if plan.on_host.cgroup.is_none() {
+        if plan.cpu.is_some() && plan.on_host.cgroup.is_none() {
             state.clock = clock::open().ok();
         }
         match start(plan, ready) {
