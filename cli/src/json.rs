@@ -160,9 +160,26 @@ pub(crate) fn limit_message(report: &Report, file_size: bool) -> Option<String> 
             "exit status 153 is a shell's word for SIGXFSZ, as when a file would become larger than \
              allowed (--file-size)"
         }
-        _ => return None,
+        _ => return reached_message(report),
     };
     Some(message.into())
+}
+
+/// Limits for which the program was refused something, and went on as it liked.
+fn reached_message(report: &Report) -> Option<String> {
+    let options = [
+        (Layer::Cgroup, "processes", "--pids"),
+        (Layer::MountNs, "workspace size", "--workspace-size"),
+    ];
+    let mut violations = report.violations.iter();
+    violations.find_map(|violation| {
+        let mut options = options.into_iter();
+        let (_, name, option) = options.find(|(layer, operation, _)| {
+            violation.layer == *layer && violation.operation == *operation
+        })?;
+        let what = violation.target.as_deref().unwrap_or("it was reached");
+        Some(format!("{name}: {what} ({option})"))
+    })
 }
 
 /// The signal for who writes beyond the limit on file sizes.

@@ -11,7 +11,7 @@ use crate::prewarm::Busy;
 use crate::questions::Questions;
 use crate::sys::{self, Errno};
 use crate::terminal::Terminal;
-use crate::wire::{Cause, Command, Event, RECORD, Summary};
+use crate::wire::{Cause, Command, Event, RECORD, Reached, Summary};
 use crate::{Ended, Layer, LayerState, LayerStatus, Limits, Report, Violation, WaitError};
 use std::io::{self, PipeReader, PipeWriter};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -326,8 +326,32 @@ pub(crate) fn report(summary: Summary, limits: &Limits, mut layers: Vec<LayerSta
         cpu: Duration::from_nanos(summary.cpu_nanos),
         peak_memory: summary.peak_bytes,
         layers,
-        violations: violation.into_iter().chain(denied).collect(),
+        violations: violation
+            .into_iter()
+            .chain(reached(summary.reached, limits))
+            .chain(denied)
+            .collect(),
     }
+}
+
+/// Limits that were reached, for which the program was refused something and not ended.
+fn reached(reached: Reached, limits: &Limits) -> impl Iterator<Item = Violation> {
+    let of = |layer, operation: &str, limit: Option<u64>, what: &str| {
+        limit.map(|limit| Violation {
+            layer,
+            operation: operation.into(),
+            target: Some(format!("the limit of {limit} {what}")),
+        })
+    };
+    let processes = reached.processes.then(|| {
+        let what = "was reached, and further ones were refused";
+        of(Layer::Cgroup, "processes", limits.processes, what)
+    });
+    let workspace = reached.workspace.then(|| {
+        let what = "bytes, or of the files that fit in, was reached";
+        of(Layer::MountNs, "workspace size", limits.workspace, what)
+    });
+    [processes, workspace].into_iter().flatten().flatten()
 }
 
 /// Says what the lack of a private root or of a network namespace costs beyond itself where the kernel
@@ -467,6 +491,7 @@ mod tests {
             unmediated: 0,
             no_proc: 0,
             denials: Denials::default(),
+            reached: Reached::default(),
         };
         change(&mut summary);
         assert_eq!(ended(summary, limits).0, expected);
@@ -530,6 +555,7 @@ mod tests {
             unmediated: 0,
             no_proc: 0,
             denials: Denials::default(),
+            reached: Reached::default(),
         }
     }
 

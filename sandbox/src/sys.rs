@@ -197,6 +197,19 @@ pub(crate) fn openat2(dir: RawFd, path: &CStr, flags: i32, resolve: u64) -> Sys<
     retry(|| unsafe { call(libc::SYS_openat2, args) }).map(int)
 }
 
+/// Whether the file system of a descriptor has no room for another block or another file. One that
+/// tells no size is never full.
+pub(crate) fn is_full(fd: RawFd) -> Sys<bool> {
+    // SAFETY: all-zero bytes are a valid statfs.
+    let mut stat: libc::statfs = unsafe { std::mem::zeroed() };
+    let args = [signed(fd), &raw mut stat as usize];
+    // SAFETY: the kernel writes one statfs, which outlives the call.
+    unsafe { call(libc::SYS_fstatfs, args) }?;
+    let blocks = stat.f_blocks != 0 && stat.f_bavail == 0;
+    let files = stat.f_files != 0 && stat.f_ffree == 0;
+    Ok(blocks || files)
+}
+
 /// Device (major, minor) and inode of what a descriptor stands for.
 pub(crate) fn file_id(fd: RawFd) -> Sys<((u32, u32), u64)> {
     // SAFETY: all-zero bytes are a valid statx.

@@ -173,6 +173,29 @@ pub(crate) struct Summary {
     pub(crate) no_proc: i32,
     /// What the filter denied.
     pub(crate) denials: Denials,
+    pub(crate) reached: Reached,
+}
+
+/// Limits that were reached and ended nothing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Reached {
+    /// The control group refused processes.
+    pub(crate) processes: bool,
+    /// The workspace has no room at the end.
+    pub(crate) workspace: bool,
+}
+
+impl Reached {
+    const fn to_bits(self) -> u32 {
+        self.processes as u32 | (self.workspace as u32) << 1
+    }
+
+    const fn from_bits(bits: u32) -> Self {
+        Self {
+            processes: bits & 1 != 0,
+            workspace: bits & 2 != 0,
+        }
+    }
 }
 
 /// From the supervisor.
@@ -195,7 +218,7 @@ pub(crate) enum Command {
 }
 
 /// Bytes of a record.
-pub(crate) const RECORD: usize = 76;
+pub(crate) const RECORD: usize = 80;
 
 /// A record as it travels.
 pub(crate) type Record = [u8; RECORD];
@@ -272,7 +295,8 @@ impl Event {
                 let writer = writer.u64(summary.peak_bytes).u64(summary.oom_kills);
                 let [first, second, third] = summary.denials.0;
                 let writer = writer.i32(summary.unmediated).i32(summary.no_proc);
-                writer.u64(first).u64(second).u64(third).record
+                let writer = writer.u64(first).u64(second).u64(third);
+                writer.u32(summary.reached.to_bits()).record
             }
         }
     }
@@ -299,6 +323,7 @@ impl Event {
                 unmediated: reader.i32()?,
                 no_proc: reader.i32()?,
                 denials: Denials([reader.u64()?, reader.u64()?, reader.u64()?]),
+                reached: Reached::from_bits(reader.u32()?),
             })),
             _ => None,
         }
@@ -354,6 +379,10 @@ mod tests {
                 unmediated: libc::EBUSY,
                 no_proc: libc::EPERM,
                 denials: Denials([u64::MAX, 2, 1 << 63]),
+                reached: Reached {
+                    processes: cause == Cause::Leader,
+                    workspace: cause != Cause::TimedOut,
+                },
             });
             assert_eq!(Event::from_record(&event.to_record()), Some(event));
             let command = Command::Kill(cause);

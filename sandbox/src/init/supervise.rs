@@ -16,7 +16,7 @@ use crate::clone;
 use crate::plan::Plan;
 use crate::seccomp::Denials;
 use crate::sys::{self, CloneArgs, Errno, signed};
-use crate::wire::{Cause, Command, Event, Failure, RECORD, Step, Summary};
+use crate::wire::{Cause, Command, Event, Failure, RECORD, Reached, Step, Summary};
 use std::cell::Cell;
 use std::ffi::{CStr, c_void};
 use std::os::fd::{AsRawFd, RawFd};
@@ -77,7 +77,7 @@ pub(super) fn run(plan: &Plan, ready: &Ready) -> ! {
         plan.on_host.remove();
         sys::exit(0)
     };
-    let summary = summary(plan, &state, cause);
+    let summary = summary(plan, ready, &state, cause);
     report(plan, ready, summary)
 }
 
@@ -483,15 +483,21 @@ fn cgroup_value(group: RawFd, file: &CStr, key: &[u8]) -> Option<u64> {
     })
 }
 
-fn summary(plan: &Plan, state: &State, cause: Cause) -> Summary {
+fn summary(plan: &Plan, ready: &Ready, state: &State, cause: Cause) -> Summary {
     let wall_nanos = now().saturating_sub(state.begin);
     let (mut peak_bytes, mut cpu_nanos) = sys::usage(libc::RUSAGE_CHILDREN).unwrap_or((0, 0));
     let mut oom_kills = 0;
+    let mut reached = Reached {
+        processes: false,
+        workspace: plan.root.is_some() && sys::is_full(ready.workspace).unwrap_or(false),
+    };
     if let Some(group) = &plan.on_host.cgroup {
         let group = group.directory.as_raw_fd();
         peak_bytes = cgroup_value(group, c"memory.peak", b"").unwrap_or(peak_bytes);
         cpu_nanos = cgroup_cpu(plan).unwrap_or(cpu_nanos);
         oom_kills = cgroup_value(group, c"memory.events", b"oom_kill ").unwrap_or(0);
+        reached.processes =
+            cgroup_value(group, c"pids.events", b"max ").is_some_and(|times| times > 0);
     }
     if let Some(counted) = state.clock.and_then(clock::read) {
         cpu_nanos = cpu_nanos.max(counted);
@@ -506,5 +512,6 @@ fn summary(plan: &Plan, state: &State, cause: Cause) -> Summary {
         unmediated: state.unmediated,
         no_proc: state.no_proc,
         denials: state.denials,
+        reached,
     }
 }

@@ -14,6 +14,12 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario::everywhere("cpu_time_is_limited", cpu_time_is_limited),
     Scenario::everywhere("memory_is_limited", memory_is_limited),
     Scenario::everywhere("processes_are_limited", processes_are_limited),
+    // Without a mount namespace a workspace has no size.
+    Scenario::on(
+        "a_full_workspace_is_named",
+        &[Isolation::Process, Isolation::ProcessUser, Isolation::Vm],
+        a_full_workspace_is_named,
+    ),
     Scenario::everywhere("processors_are_limited", processors_are_limited),
     Scenario::everywhere("open_files_are_limited", open_files_are_limited),
     Scenario::everywhere("file_size_is_limited", file_size_is_limited),
@@ -107,15 +113,49 @@ fn memory_is_limited(lab: &Lab) {
 
 /// No more processes than allowed, and the refusal is the one that programs expect.
 fn processes_are_limited(lab: &Lab) {
-    let outcome = lab
+    let (outcome, report) = lab
         .helper(["fork-count", "200"])
         .option("--pids", "20")
-        .outcome();
+        .json();
     outcome.assert_code(0);
-    let text = outcome.text();
+    let text = report["stdout"].as_str().unwrap();
     let (children, refusal) = text.trim().split_once(' ').unwrap();
     assert!(children.parse::<u32>().unwrap() <= 20, "{outcome}");
     assert_ne!(refusal, "0", "200 processes were allowed: {outcome}");
+    // Of its limits on each user the kernel does not tell that they were reached.
+    let layers = report["isolation"]["layers"].as_array().unwrap();
+    let has_group = layers.contains(&"cgroup".into());
+    let named = violation(&report, "processes");
+    assert_eq!(named.is_some(), has_group, "{report}");
+    assert!(
+        named.is_none_or(|why| why.contains("limit of 20")),
+        "{report}"
+    );
+}
+
+/// What the report says of a violation.
+fn violation<'r>(report: &'r Value, operation: &str) -> Option<&'r str> {
+    let violations = report["violations"].as_array()?;
+    let mut named = violations.iter();
+    let named = named.find(|violation| violation["operation"] == operation);
+    named?["target"].as_str()
+}
+
+/// A full workspace is named, and one that is not full is not.
+fn a_full_workspace_is_named(lab: &Lab) {
+    let write = |script: &str| {
+        let run = lab.run(["sh", "-c", script]);
+        run.option("--workspace-size", "2MiB").json().1
+    };
+    let report = write("head -c 4194304 /dev/zero > file; true");
+    let why = violation(&report, "workspace size").unwrap();
+    assert!(why.contains("limit of 2097152"), "{report}");
+    let report = write("head -c 1048576 /dev/zero > file");
+    assert_eq!(violation(&report, "workspace size"), None, "{report}");
+    let many =
+        "i=0; while : > f$i; do i=$((i+1)); [ $i -lt 5000 ] || exit 1; done 2>/dev/null; true";
+    let report = write(many);
+    assert!(violation(&report, "workspace size").is_some(), "{report}");
 }
 
 /// No more processors than allowed at one time. A VM has no more than that. On the host's own kernel
