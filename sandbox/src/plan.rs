@@ -11,6 +11,7 @@ use crate::Spec;
 use crate::clone::Stack;
 use crate::grants::FileId;
 use crate::init::OnHost;
+use crate::rlimits::Bounded;
 use crate::seccomp::Separated;
 use crate::seccomp::bpf::Instruction;
 use crate::sys;
@@ -291,6 +292,8 @@ pub(crate) struct Plan {
     pub(crate) cpu: Option<u64>,
     /// Processors that can run at once.
     pub(crate) processors: u64,
+    /// What bounds the program beside its own limits.
+    pub(crate) bounded: Bounded,
     /// A limit is zero: hit before the program runs.
     pub(crate) spent: Option<Cause>,
     /// The caller wants the workspace afterwards.

@@ -62,6 +62,8 @@ pub(crate) fn prepare(
     let bounded = Bounded {
         memory: cgroup.is_some(),
         processes: cgroup.is_some(),
+        // A file of the host that the program may write can be larger.
+        workspace: private || grants_writing(spec),
     };
     let place = Place::new(spec, caller, &resolved, attempt)?;
     let environment = environment(spec, &host, &resolved, &place)?;
@@ -141,6 +143,7 @@ pub(crate) fn prepare(
         waits: spec.waits,
         processors: processors(),
         spent: spent(&spec.limits, bounded),
+        bounded,
         collect: spec.collect,
         gaps: Vec::new(),
         stack: stack()?,
@@ -329,6 +332,10 @@ fn environment(
         ("WORKSPACE".into(), place.workspace.clone().into()),
         ("USER".into(), "sandbox".into()),
     ];
+    if place.root.is_none() {
+        // Git does without its file in `/etc` where there is none, and fails where it may not be read.
+        variables.push(("GIT_CONFIG_NOSYSTEM".into(), "1".into()));
+    }
     for name in ["LANG", "TERM"] {
         if let Some(value) = host.variable(name) {
             variables.push((name.into(), value.into()));

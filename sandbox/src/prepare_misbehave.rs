@@ -422,6 +422,7 @@ fn numbers(limits: &Limits) {
         let bounded = Bounded {
             memory: bounded,
             processes: bounded,
+            workspace: bounded,
         };
         for identity in &identities {
             // The number of the user's processes is counted only where it matters.

@@ -24,11 +24,20 @@ const LEAST_MEMORY: u64 = 128 << 10;
 /// finds nobody to kill, and the process would try for ever.
 const LEAST_MEMORY_IN_GROUP: u64 = 1 << 20;
 
-/// What a control group bounds already.
+/// What other layers bound already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Bounded {
     pub(crate) memory: bool,
     pub(crate) processes: bool,
+    /// The workspace as a whole.
+    pub(crate) workspace: bool,
+}
+
+/// The limit on the size of a file: where nothing bounds the workspace as a whole, no file is larger
+/// than that may be.
+pub(crate) fn file_size(limits: &Limits, workspace_is_bounded: bool) -> Option<u64> {
+    let whole = limits.workspace.filter(|_| !workspace_is_bounded);
+    limits.file_size.into_iter().chain(whole).min()
 }
 
 /// A limit that is hit before the program runs.
@@ -88,7 +97,7 @@ pub(crate) fn rlimits(
     }
     let (soft, hard) = same(limits.open_files);
     add(number(libc::RLIMIT_NOFILE), soft, hard);
-    let (soft, hard) = same(limits.file_size);
+    let (soft, hard) = same(file_size(limits, bounded.workspace));
     add(number(libc::RLIMIT_FSIZE), soft, hard);
     let seconds = limits.cpu.map(|time| {
         time.as_secs()
@@ -166,6 +175,7 @@ mod tests {
     const NOTHING: Bounded = Bounded {
         memory: false,
         processes: false,
+        workspace: true,
     };
     const OWN: Identity = Identity::Own { base: 1, span: 1 };
 

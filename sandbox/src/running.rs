@@ -12,7 +12,7 @@ use crate::questions::Questions;
 use crate::sys::{self, Errno};
 use crate::terminal::Terminal;
 use crate::wire::{Cause, Command, Event, RECORD, Reached, Summary};
-use crate::{Ended, Layer, LayerState, LayerStatus, Limits, Report, Violation, WaitError};
+use crate::{Ended, Layer, LayerState, LayerStatus, Limits, Report, Violation, WaitError, rlimits};
 use std::io::{self, PipeReader, PipeWriter};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
@@ -102,7 +102,12 @@ impl Running {
             Some(Event::Ended(summary)) => {
                 let workspace = self.child.received.take();
                 let layers = std::mem::take(&mut self.layers);
-                let report = report(summary, &self.child.plan.spec.limits, layers);
+                let plan = &self.child.plan;
+                let limits = Limits {
+                    file_size: rlimits::file_size(&plan.spec.limits, plan.bounded.workspace),
+                    ..plan.spec.limits.clone()
+                };
+                let report = report(summary, &limits, layers);
                 if workspace.is_none() {
                     self.child.reap();
                 }

@@ -151,6 +151,7 @@ fn only_the_named_environment_is_passed() {
                 "HOME",
                 "TMPDIR",
                 "WORKSPACE",
+                "GIT_CONFIG_NOSYSTEM",
                 "USER",
                 "LANG",
                 "TERM",

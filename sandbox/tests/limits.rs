@@ -191,6 +191,21 @@ print('sets', sets)
     }
 }
 
+/// Nothing bounds a workspace on the host as a whole.
+#[test]
+fn no_file_is_larger_than_the_workspace_may_be() {
+    let mut spec = shell("exec head -c 4000000 /dev/zero > file", Namespaces::Off);
+    spec.limits.workspace = Some(1 << 20);
+    spec.limits.file_size = None;
+    let report = run(spec).report;
+    assert_eq!(report.ended, Ended::Signaled { signal: 25 }, "{report:?}");
+    let named = report
+        .violations
+        .iter()
+        .map(|violation| &*violation.operation);
+    assert_eq!(named.collect::<Vec<_>>(), ["file size"]);
+}
+
 /// Several spinners get no more than one processor's worth of time, or do not start.
 /// The kernel tells the times of children when somebody waits for them, and nobody has to.
 #[test]

@@ -302,6 +302,7 @@ fn the_environment_is_clean(lab: &Lab) {
         "TMPDIR",
         "USER",
         "WORKSPACE",
+        "GIT_CONFIG_NOSYSTEM",
     ]);
     let extra: Vec<_> = names.difference(&allowed).collect();
     assert!(extra.is_empty(), "{extra:?} {outcome}");
