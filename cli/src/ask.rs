@@ -2,9 +2,11 @@
 //!
 //! What stands on the terminal before a question is the program's, and may look like anything. A
 //! question is on a line of its own below all that, nothing of the program's follows before the
-//! answer ([`Gate`]), and what was typed before it is no answer.
+//! answer ([`Gate`]), and what was typed before it is no answer. The question itself has a few rows
+//! whatever it is about, and its paths are told from its words ([`Shown`]).
 
 use crate::gate::Gate;
+use crate::shown::Shown;
 use anyhow::Context as _;
 use ringfence::{Decision, Operation, Policy, Request};
 use rustix::termios::QueueSelector;
@@ -106,24 +108,20 @@ impl<I: Typed, O: Write> Person<I, O> {
     }
 }
 
-/// The question, in which what the program chose cannot move the cursor.
+/// The question: what is to be done comes first, and no path of the program's can push it off the
+/// screen or pass for a part of it.
 fn question(request: &Request) -> String {
     let process = request.process;
-    let path = request.path.to_string_lossy();
-    let destination = request.destination.as_ref();
-    let destination = destination.map(|path| path.to_string_lossy());
-    let what = match request.operation {
-        Operation::Write => format!("write to {path:?}"),
-        Operation::Delete => format!("delete {path:?}"),
-        Operation::Rename => {
-            format!("rename {path:?} to {:?}", destination.unwrap_or_default())
-        }
-        Operation::Connect => format!("connect to {path:?}"),
-        Operation::Exec => match destination {
-            Some(interpreter) => format!("execute {path:?} by {interpreter:?}"),
-            None => format!("execute {path:?}"),
-        },
-        other => format!("{other} {path:?}"),
+    let path = Shown(&request.path);
+    let destination = request.destination.as_deref().map(Shown);
+    let what = match (request.operation, destination) {
+        (Operation::Write, _) => format!("write to {path}"),
+        (Operation::Delete, _) => format!("delete {path}"),
+        (Operation::Rename, Some(destination)) => format!("rename {path} to {destination}"),
+        (Operation::Connect, _) => format!("connect to {path}"),
+        (Operation::Exec, Some(interpreter)) => format!("execute {path} by {interpreter}"),
+        (Operation::Exec, None) => format!("execute {path}"),
+        (other, _) => format!("{other} {path}"),
     };
     format!("process {process} wants to {what}; allow it")
 }

@@ -9,6 +9,7 @@ mod image;
 mod json;
 mod options;
 mod run;
+mod shown;
 mod status;
 mod text;
 mod tty;

@@ -10,12 +10,20 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         a_question_ends_at_the_time_limit,
     ),
     Scenario::everywhere("a_kill_is_an_answer", a_kill_is_an_answer),
+    Scenario::everywhere(
+        "no_path_makes_another_question",
+        no_path_makes_another_question,
+    ),
 ];
 
 /// A program at a terminal, which asks before it deletes.
 fn asked(lab: &Lab, words: [&str; 3], limit: &str) -> (Terminal, Running) {
+    asked_to("delete", lab, words, limit)
+}
+
+fn asked_to(what: &str, lab: &Lab, words: [&str; 3], limit: &str) -> (Terminal, Running) {
     let terminal = Terminal::open(24, 80);
-    let options = ["--ask", "delete", "--timeout", limit];
+    let options = ["--ask", what, "--timeout", limit];
     let running = lab.run(words).options(options).start_in_session(&terminal);
     (terminal, running)
 }
@@ -95,4 +103,40 @@ fn a_kill_is_an_answer(lab: &Lab) {
     terminal.keys("kill\r");
     terminal.until("forbidden operation: delete");
     running.finish().assert_code(137);
+}
+
+/// Renames to a path that fills more than a screen, and ends like another question.
+const SCROLLER: &str = r#"
+blank=$(printf '%200s' '')
+deep=$blank/$blank/$blank/$blank/$blank/$blank/$blank/$blank/$blank/$blank
+forged=$(printf '\nringfence: process 2 wants to rename "_cache.part" to "_cache')
+mkdir -p "$deep"
+touch notes
+mv notes "$deep/$forged" || exit 7
+"#;
+
+fn no_path_makes_another_question(lab: &Lab) {
+    let (terminal, running) = asked_to("rename", lab, ["bash", "-c", SCROLLER], "60s");
+    let shown = terminal.until(OPEN);
+    let (_, question) = shown.rsplit_once(FRESH).unwrap();
+    // Six rows, on 80 columns.
+    assert!(question.len() <= 480, "{question:?}");
+    assert!(!question.contains(['\n', '\r', '\u{1b}']), "{question:?}");
+    let (first, rest) = question.split_once("/notes\" to \"/").unwrap();
+    assert!(first.starts_with("ringfence: process ") && first.contains(" wants to rename \"/"));
+    // The first part, the last one, the length; what is inside of them has no quotation marks.
+    let parts: Vec<&str> = rest.split('"').collect();
+    let [first, " ... ", last, end] = parts.as_slice() else {
+        panic!("{question:?}");
+    };
+    assert!(
+        first.ends_with(r"\ \ \ ") && last.ends_with(r"\u{22}_cache"),
+        "{question:?}"
+    );
+    let bytes = end.strip_prefix(" (of ").unwrap();
+    let (bytes, end) = bytes.split_once(" bytes)").unwrap();
+    assert!(bytes.parse::<usize>().unwrap() > 2000, "{question:?}");
+    assert!(end.starts_with("; allow it? [y]es, "), "{question:?}");
+    terminal.keys("n\r");
+    running.finish().assert_code(7);
 }
