@@ -14,7 +14,10 @@ use serde_bytes::ByteBuf;
 pub enum Operation {
     /// Opens a file so that it can be changed, makes it, or cuts it off.
     Write,
-    /// Removes a file or an empty directory.
+    /// Removes a file or an empty directory, or renames something over it where [`Rename`] is not
+    /// asked about.
+    ///
+    /// [`Rename`]: Self::Rename
     Delete,
     /// Gives a file or directory another name.
     Rename,

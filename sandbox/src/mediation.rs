@@ -2,10 +2,11 @@
 
 use crate::namespaces::Attempt;
 use crate::place::Writable;
-use crate::plan::{MediatedRoot, Mediation, Supervised};
+use crate::plan::{self, MediatedRoot, Mediation, Supervised};
 use crate::seccomp::{self, FilterError, Separated};
 use crate::{Layer, SpawnError, Spec, confine, view};
 use ringfence_protocol::Operation;
+use std::collections::BTreeSet;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicI32;
@@ -34,7 +35,7 @@ pub(crate) fn plan(
     let supervision = asked.map(|(supervision, questions)| Supervised {
         questions: questions.as_raw_fd(),
         file_size: spec.limits.file_size,
-        connect: supervision.operations.contains(&Operation::Connect),
+        operations: bits(&supervision.operations),
         out_of_reach: attempt.has(Layer::PidNs) || confine::confines_signals(),
         pass,
         limit: u64::try_from(supervision.limit.as_nanos()).unwrap_or(u64::MAX),
@@ -47,6 +48,11 @@ pub(crate) fn plan(
         datagrams: separated.sockets,
         supervision,
     }))
+}
+
+fn bits(operations: &BTreeSet<Operation>) -> u32 {
+    let bits = operations.iter().map(|operation| plan::bit(*operation));
+    bits.fold(0, |all, bit| all | bit)
 }
 
 /// A number that cannot be guessed.

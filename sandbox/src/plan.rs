@@ -11,11 +11,13 @@ use crate::Spec;
 use crate::clone::Stack;
 use crate::grants::FileId;
 use crate::init::OnHost;
+use crate::questions;
 use crate::rlimits::Bounded;
 use crate::seccomp::Separated;
 use crate::seccomp::bpf::Instruction;
 use crate::sys;
 use crate::wire::Cause;
+use ringfence_protocol::{Decision, Operation};
 use std::ffi::{CString, c_char};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
@@ -161,7 +163,8 @@ pub(crate) struct Mediation {
 pub(crate) struct Supervised {
     /// The supervisor's end of the socket for questions.
     pub(crate) questions: RawFd,
-    pub(crate) connect: bool,
+    /// A bit for each operation that is asked about, by its [number](questions::number).
+    pub(crate) operations: u32,
     /// No process of the program can send the supervisor a signal, whoever its user is.
     pub(crate) out_of_reach: bool,
     /// Lets the program's own first `execve` through the filter. Nobody but the plan knows it.
@@ -170,7 +173,19 @@ pub(crate) struct Supervised {
     pub(crate) file_size: Option<u64>,
     /// Nanoseconds.
     pub(crate) limit: u64,
-    pub(crate) default: ringfence_protocol::Decision,
+    pub(crate) default: Decision,
+}
+
+impl Supervised {
+    /// Whether the caller is asked about this.
+    pub(crate) const fn asks(&self, operation: Operation) -> bool {
+        self.operations & bit(operation) != 0
+    }
+}
+
+/// The bit of an operation that is asked about.
+pub(crate) const fn bit(operation: Operation) -> u32 {
+    1 << questions::number(operation)
 }
 
 /// A directory or file of the host that the program may change.

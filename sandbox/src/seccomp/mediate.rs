@@ -115,7 +115,8 @@ pub(crate) const DELETE: &[libc::c_long] = &[
     libc::SYS_rmdir,
 ];
 
-/// What a supervised program asks for before it renames.
+/// What a supervised program asks for before it renames, or before it deletes by renaming something
+/// over it.
 pub(crate) const RENAME: &[libc::c_long] = &[
     libc::SYS_renameat,
     libc::SYS_renameat2,

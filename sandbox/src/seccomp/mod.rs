@@ -209,15 +209,16 @@ fn supervised_table(separated: Separated, operations: &BTreeSet<Operation>, pass
             table.hold(number(rule.call), rule.when);
         }
     }
-    for (operation, calls) in [
-        (Operation::Delete, mediate::DELETE),
-        (Operation::Rename, mediate::RENAME),
-        (Operation::Exec, mediate::EXEC),
+    let asks = |operation| operations.contains(&operation);
+    // What is renamed may replace something.
+    let renames = asks(Operation::Rename) || asks(Operation::Delete);
+    for (is_held, calls) in [
+        (asks(Operation::Delete), mediate::DELETE),
+        (renames, mediate::RENAME),
+        (asks(Operation::Exec), mediate::EXEC),
     ] {
-        if operations.contains(&operation) {
-            for call in calls {
-                table.hold(number(*call), &[]);
-            }
+        for call in calls.iter().filter(|_| is_held) {
+            table.hold(number(*call), &[]);
         }
     }
     if operations.contains(&Operation::Exec) {

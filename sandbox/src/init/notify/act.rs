@@ -6,12 +6,13 @@
 #![expect(unsafe_code, reason = "system calls that take strings")]
 
 use super::files::Open;
+use super::loss::{Removal, Renaming};
 use super::resolve::Entry;
 use super::target::{PATH, ProcPath, read_link};
 use super::{Fd, OUTSIDE, Performed};
 use super::{connect, exec};
 use crate::questions::LONGEST;
-use crate::sys::{self, Errno, Sys, signed};
+use crate::sys::{self, Errno, Sys};
 use ringfence_protocol::Operation;
 use std::os::fd::RawFd;
 
@@ -25,8 +26,8 @@ pub(super) enum Act {
     Connect(connect::Ready),
     Open(Open),
     Truncate { object: Fd, len: u64 },
-    Remove { entry: Entry, flags: i32 },
-    Rename { from: Entry, to: Entry, flags: u32 },
+    Remove(Removal),
+    Rename(Renaming),
     Exec(exec::Ready),
 }
 
@@ -37,13 +38,13 @@ impl Act {
             Self::Connect(_) => Some(Operation::Connect),
             Self::Open(open) => open.is_asked().then_some(Operation::Write),
             Self::Truncate { .. } => Some(Operation::Write),
-            Self::Remove { .. } => Some(Operation::Delete),
-            Self::Rename { .. } => Some(Operation::Rename),
+            Self::Remove(_) => Some(Operation::Delete),
+            Self::Rename(renaming) => renaming.operation(),
             Self::Exec(_) => Some(Operation::Exec),
         }
     }
 
-    pub(super) fn perform(&self, listener: RawFd, id: u64) -> Sys<Performed> {
+    pub(super) fn perform(&mut self, listener: RawFd, id: u64) -> Sys<Performed> {
         let done = match self {
             Self::Connect(ready) => return ready.perform(listener, id),
             Self::Open(open) => return open.perform(listener, id),
@@ -56,35 +57,22 @@ impl Act {
                 // SAFETY: the path ends with NUL and outlives the call.
                 unsafe { sys::call(libc::SYS_truncate, args) }.map(drop)
             }
-            Self::Remove { entry, flags } => sys::unlinkat(entry.directory.0, entry.name(), *flags),
-            Self::Rename { from, to, flags } => {
-                let args = [
-                    signed(from.directory.0),
-                    from.name().as_ptr() as usize,
-                    signed(to.directory.0),
-                    to.name().as_ptr() as usize,
-                    *flags as usize,
-                ];
-                // SAFETY: both names end with NUL and outlive the call.
-                unsafe { sys::call(libc::SYS_renameat2, args) }.map(drop)
-            }
+            Self::Remove(removal) => return removal.perform(),
+            Self::Rename(renaming) => return renaming.perform(),
         };
         done.map(|()| Performed::Done)
     }
 
-    /// Writes down what it is about, and for a renaming the new path, for a script its interpreter.
+    /// Writes down what it is about, and for a renaming that is asked about the new path, for a script
+    /// its interpreter.
     pub(super) fn describe(&self, text: &mut Text) -> Sys<()> {
         match self {
             Self::Connect(ready) => ready.describe(text),
             Self::Open(open) => open.describe(text),
             Self::Truncate { object, .. } => text.object(object),
             Self::Exec(ready) => ready.describe(text),
-            Self::Remove { entry, .. } => text.entry(entry),
-            Self::Rename { from, to, .. } => {
-                text.entry(from)?;
-                text.divide();
-                text.entry(to)
-            }
+            Self::Remove(removal) => removal.describe(text),
+            Self::Rename(renaming) => renaming.describe(text),
         }
     }
 }

@@ -27,7 +27,7 @@ use super::listener::{self, Call};
 use super::resolve::{descriptor_path, is_inside};
 use super::rights::Rights;
 use super::target::{PATH, Target, read_link};
-use super::{Fd, HELD, OUTSIDE, Text, Verdict, low, name_of};
+use super::{Fd, HELD, OUTSIDE, Text, Verdict, is_same, low, name_of};
 use crate::init::trace::{self, Reach, Stop};
 use crate::plan::Mediation;
 use crate::sys::{self, Errno, Sys, signed};
@@ -283,11 +283,6 @@ impl Ready {
             && is_same(&script, &self.file)?
             && asked.is_given(told(mediation, path, &script)?)?)
     }
-}
-
-/// Whether both are the same file. Both are open, so that its number is not given to another.
-fn is_same(one: &Fd, other: &Fd) -> Sys<bool> {
-    Ok(sys::file_id(one.0)? == sys::file_id(other.0)?)
 }
 
 /// A thread that is seized.

@@ -6,6 +6,7 @@
 #![expect(unsafe_code, reason = "system calls that take structures")]
 
 use super::act::{Act, Text, name_of};
+use super::loss::{Removal, Renaming};
 use super::resolve::{self, Entry, Subject};
 use super::target::{PATH, ProcPath, Target, read_link};
 use super::{Fd, OUTSIDE, Performed, listener, low};
@@ -69,13 +70,9 @@ pub(super) fn prepare(
         let path = target.string(address, &mut buffer)?.to_bytes();
         resolve::entry(target, mediation, directory, path).map_err(refused)
     };
-    let remove = |entry, flags: i32| {
-        let known = flags & !libc::AT_REMOVEDIR == 0;
-        known
-            .then_some(Act::Remove { entry, flags })
-            .ok_or(Errno(libc::EINVAL))
-    };
-    let rename = |from, to, flags| Act::Rename { from, to, flags };
+    let supervised = mediation.supervision.as_ref();
+    let remove = |entry, flags| Removal::prepare(entry, flags).map(Act::Remove);
+    let rename = |from, to, flags| Renaming::prepare(from, to, flags, supervised).map(Act::Rename);
     match number {
         libc::SYS_openat => {
             let how = (low(c).cast_signed(), low(d));
@@ -83,10 +80,10 @@ pub(super) fn prepare(
         }
         libc::SYS_truncate => truncate(target, mediation, a, b),
         libc::SYS_unlinkat => remove(entry(directory(a), b)?, low(c).cast_signed()),
-        libc::SYS_renameat => Ok(rename(entry(directory(a), b)?, entry(directory(c), d)?, 0)),
+        libc::SYS_renameat => rename(entry(directory(a), b)?, entry(directory(c), d)?, 0),
         libc::SYS_renameat2 => {
             let (from, to) = (entry(directory(a), b)?, entry(directory(c), d)?);
-            Ok(rename(from, to, low(e)))
+            rename(from, to, low(e))
         }
         #[cfg(target_arch = "x86_64")]
         libc::SYS_open => open(target, mediation, here, a, (low(b).cast_signed(), low(c))),
@@ -100,7 +97,7 @@ pub(super) fn prepare(
         #[cfg(target_arch = "x86_64")]
         libc::SYS_rmdir => remove(entry(here, a)?, libc::AT_REMOVEDIR),
         #[cfg(target_arch = "x86_64")]
-        libc::SYS_rename => Ok(rename(entry(here, a)?, entry(here, b)?, 0)),
+        libc::SYS_rename => rename(entry(here, a)?, entry(here, b)?, 0),
         _ => Err(OUTSIDE),
     }
 }

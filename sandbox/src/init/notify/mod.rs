@@ -37,6 +37,7 @@ mod connect;
 mod exec;
 mod files;
 mod listener;
+mod loss;
 mod metadata;
 mod resolve;
 mod rights;
@@ -103,6 +104,8 @@ enum Performed {
     Answered,
     /// It would wait, as the program wants it to.
     Later,
+    /// Something else would be lost by it than was asked about.
+    Changed,
 }
 
 /// A call that is held for longer than it takes to look at it.
@@ -366,12 +369,11 @@ impl Server<'_, '_> {
 
     fn is_asked(&self, operation: Operation) -> bool {
         let supervised = self.mediation.supervision.as_ref();
-        // The other operations are only held when they are asked about.
-        supervised.is_some_and(|supervised| operation != Operation::Connect || supervised.connect)
+        supervised.is_some_and(|supervised| supervised.asks(operation))
     }
 
     fn perform(&mut self, call: Call, act: Act) {
-        let act = match act {
+        let mut act = match act {
             Act::Exec(ready) => return self.execute(call, ready),
             act => act,
         };
@@ -379,6 +381,7 @@ impl Server<'_, '_> {
         let answer = match rights.as_program(|| act.perform(self.listener, call.id)) {
             Ok(Performed::Answered) => return,
             Ok(Performed::Done) => Ok(()),
+            Ok(Performed::Changed) => return self.ask(call, act, Operation::Delete),
             Ok(Performed::Later) => {
                 let until = self.now.saturating_add(PAUSE);
                 match self.hold(call, act, None, until) {
@@ -544,6 +547,11 @@ const fn low(argument: u64) -> u32 {
     #[expect(clippy::cast_possible_truncation, reason = "the low half is meant")]
     let low = argument as u32;
     low
+}
+
+/// Whether both are the same file. Both are open, so that its number is not given to another.
+fn is_same(one: &Fd, other: &Fd) -> Sys<bool> {
+    Ok(sys::file_id(one.0)? == sys::file_id(other.0)?)
 }
 
 /// Refused because of where it lies.
