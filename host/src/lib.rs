@@ -71,7 +71,7 @@ pub use ringfence_protocol::{
 };
 pub use sandbox::{Engine, Isolation, Sandbox, SandboxBuilder, UnknownName};
 pub use stdio::Stdio;
-pub use supervise::{Policy, Request};
+pub use supervise::{PendingRequest, Policy, Request, Requests};
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub use vmm::fuzzing;

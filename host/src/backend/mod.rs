@@ -3,6 +3,7 @@
 //! A backend turns a [`Request`] into a [`Session`]: three pipes and a [`Control`]. Everything
 //! above (limits on output, pumps, the report) is the same for both.
 
+mod desk;
 #[cfg(target_os = "linux")]
 mod process;
 mod refusals;

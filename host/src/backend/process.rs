@@ -195,6 +195,7 @@ impl Supervised {
             while let Some(question) = questions.next_question() {
                 own.take(question);
             }
+            own.end();
         });
         let failed = Error::system("cannot start a thread for a program's questions");
         let reader = reader.map_err(failed)?;

@@ -1,10 +1,10 @@
 //! What a policy refused, for the report.
 
+use crate::Request;
 use crate::error::printable;
-use crate::{Policy, Request};
 use ringfence_protocol::{Decision, Layer, Violation};
 use std::collections::BTreeSet;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Refusals that a report names at most.
 const MOST_VIOLATIONS: usize = 64;
@@ -21,28 +21,34 @@ struct Recorded {
 
 impl Refusals {
     pub(super) fn take(&self) -> Vec<Violation> {
-        let mut recorded = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::take(&mut recorded.violations)
+        std::mem::take(&mut self.recorded().violations)
     }
 
     /// The default was applied to this question.
-    pub(super) fn expired(&self, policy: &Policy, token: u64, request: &Request) {
-        let mut recorded = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(super) fn expired(&self, default: Decision, token: u64, request: &Request) {
+        let mut recorded = self.recorded();
         // A policy that never answers cannot make this grow without bound.
         if recorded.expired.len() < MOST_VIOLATIONS {
             recorded.expired.insert(token);
         }
-        recorded.refused(policy.supervision.default, request);
+        recorded.refused(default, request);
     }
 
-    /// Asks the policy, and remembers a refusal that still counts.
-    pub(super) fn decide(&self, policy: &Policy, token: u64, request: &Request) -> Decision {
-        let decision = policy.decide(request);
-        let mut recorded = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    /// The policy has decided. Remembers a refusal that still counts.
+    pub(super) fn decided(&self, decision: Decision, token: u64, request: &Request) {
+        let mut recorded = self.recorded();
         if !recorded.expired.remove(&token) {
             recorded.refused(decision, request);
         }
-        decision
+    }
+
+    /// Remembers what counts, if it is a refusal.
+    pub(super) fn refused(&self, decision: Decision, request: &Request) {
+        self.recorded().refused(decision, request);
+    }
+
+    fn recorded(&self) -> MutexGuard<'_, Recorded> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -80,20 +86,19 @@ mod tests {
 
     #[test]
     fn refusals_are_counted_once_and_bounded() {
-        let policy = Policy::new(Operation::ALL, |_| Decision::Deny(13));
+        let refused = Decision::Deny(13);
         let refusals = Refusals::default();
-        refusals.expired(&policy, 1, &request());
-        refusals.decide(&policy, 1, &request());
+        refusals.expired(refused, 1, &request());
+        refusals.decided(refused, 1, &request());
         let [violation] = refusals.take().try_into().unwrap();
         assert_eq!(violation.operation, "rename");
         assert_eq!(violation.target.unwrap(), "/workspace/a -> /workspace/b");
         for token in 0..1000 {
-            refusals.decide(&policy, token, &request());
-            refusals.expired(&policy, token, &request());
+            refusals.decided(refused, token, &request());
+            refusals.expired(refused, token, &request());
         }
         assert_eq!(refusals.take().len(), MOST_VIOLATIONS);
-        let policy = Policy::new([], |_| Decision::Allow);
-        refusals.decide(&policy, 5000, &request());
+        refusals.decided(Decision::Allow, 5000, &request());
         assert!(refusals.take().is_empty());
     }
 }

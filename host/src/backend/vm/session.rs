@@ -349,6 +349,7 @@ impl Running {
     fn finish(&self, outcome: Result<Report, Error>) {
         // It may be closed already.
         drop(self.stream.shutdown(Shutdown::Both));
+        self.watch.iter().for_each(Watch::end);
         let mut state = self.state();
         state.outcome = Some(outcome);
         state.ended = true;
