@@ -30,6 +30,16 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         BOTH,
         what_is_executed_is_asked_about_by_its_own_name,
     ),
+    Scenario::on(
+        "requests_are_answered_in_any_order",
+        BOTH,
+        requests_are_answered_in_any_order,
+    ),
+    Scenario::on(
+        "what_is_renamed_over_is_deleted",
+        BOTH,
+        what_is_renamed_over_is_asked_about_as_deleted,
+    ),
 ];
 
 // Linux's numbers, which are the program's in every isolation.
@@ -141,4 +151,56 @@ fn what_is_allowed_is_confined_all_the_same(lab: &Lab) {
         .unwrap();
     assert_eq!(output.stdout, b"done\n");
     assert!(Path::new("/usr/bin/env").exists() && !Path::new("/usr/x").exists());
+}
+
+fn requests_are_answered_in_any_order(lab: &Lab) {
+    let (policy, requests) = Policy::stream([Operation::Write, Operation::Delete]);
+    let answering = std::thread::spawn(move || {
+        let mut postponed = Vec::new();
+        for pending in requests {
+            match pending.request().operation {
+                Operation::Write => pending.answer(Decision::Allow),
+                _ => postponed.push(pending),
+            }
+            if postponed.len() == 2 {
+                let last = postponed.pop().unwrap();
+                last.answer(Decision::Deny(EACCES));
+                // The other one gets the default.
+                postponed.clear();
+            }
+        }
+    });
+    let sandbox = supervised(lab, policy.otherwise(Decision::Deny(EROFS)));
+    let script = "touch a b; rm a & rm b; wait; ls";
+    let command = sandbox.command("sh").args(["-c", script]);
+    let output = command.output().unwrap();
+    assert_eq!(output.stdout, b"a\nb\n");
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        errors.contains("Permission denied") && errors.contains("Read-only"),
+        "{errors}"
+    );
+    let [one, other] = output.report.violations.as_slice() else {
+        panic!("{:?}", output.report);
+    };
+    assert!(one.operation == "delete" && other.operation == "delete");
+    drop(sandbox);
+    answering.join().unwrap();
+}
+
+fn what_is_renamed_over_is_asked_about_as_deleted(lab: &Lab) {
+    let policy = Policy::new([Operation::Delete], |_| Decision::REFUSE);
+    let script = "echo a >a; echo important >notes; mv a b; mv -f b notes; cat b notes";
+    let output = supervised(lab, policy)
+        .command("sh")
+        .args(["-c", script])
+        .output()
+        .unwrap();
+    assert_eq!(output.stdout, b"a\nimportant\n");
+    let [violation] = output.report.violations.as_slice() else {
+        panic!("{:?}", output.report);
+    };
+    assert_eq!(violation.operation, "delete");
+    let target = violation.target.as_deref().map(Path::new);
+    assert!(target.unwrap().ends_with("notes"));
 }

@@ -270,3 +270,92 @@ fn a_guest_that_reads_nothing_ends_all_the_same() {
         agent.join().unwrap();
     }
 }
+
+/// The next message of the host's.
+fn heard(theirs: &mut UnixStream) -> Vec<u8> {
+    let mut header = [0; frame::HEADER];
+    theirs.read_exact(&mut header).unwrap();
+    let mut body = vec![0; frame::body_len(header).unwrap()];
+    theirs.read_exact(&mut body).unwrap();
+    body
+}
+
+/// The next answer of the host's.
+fn answered(theirs: &mut UnixStream) -> (u64, Decision) {
+    loop {
+        if let ToAgent::Answer { token, decision } = frame::decode(&heard(theirs)).unwrap() {
+            return (token, decision);
+        }
+    }
+}
+
+/// Two requests of a stream, answered in the other order, and one that has expired.
+#[test]
+fn a_stream_is_answered_in_any_order() {
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    let agent = thread::spawn(move || {
+        let mut said = frame::encode(&Hello::ours()).unwrap();
+        said.extend(frame::encode(&FromAgent::Started).unwrap());
+        for token in 1..=3 {
+            let asked = question(token, Operation::Write, &format!("/{token}"), false);
+            said.extend(frame::encode(&asked).unwrap());
+        }
+        theirs.write_all(&said).unwrap();
+        let _hello = heard(&mut theirs);
+        let answers = [answered(&mut theirs), answered(&mut theirs)];
+        let expired = question(2, Operation::Write, "/2", true);
+        let mut said = frame::encode(&expired).unwrap();
+        said.extend(frame::encode(&exited()).unwrap());
+        theirs.write_all(&said).unwrap();
+        drop(io::copy(&mut theirs, &mut io::sink()));
+        answers
+    });
+    let (policy, mut requests) = Policy::stream([Operation::Write]);
+    let session = start(guest(ours), &Config::default(), request(Some(policy))).unwrap();
+    let [first, second, third] = [(); 3].map(|()| requests.next().unwrap());
+    third.answer(Decision::Deny(13));
+    first.answer(Decision::Allow);
+    let report = session.control.wait().unwrap();
+    assert!(!second.is_pending());
+    second.answer(Decision::Kill);
+    let answers = [(3, Decision::Deny(13)), (1, Decision::Allow)];
+    assert_eq!(agent.join().unwrap(), answers);
+    let targets = report.violations.iter().map(|each| each.target.as_deref());
+    assert_eq!(targets.collect::<Vec<_>>(), [Some("/3"), Some("/2")]);
+    drop(session);
+    assert!(requests.next().is_none());
+}
+
+/// A stream that nobody takes from, or that answers all, and a guest that asks without end and takes
+/// no answers: what is kept is bounded, and whoever answers waits for nobody.
+#[test]
+fn a_flood_of_requests_is_bounded() {
+    for is_answered in [false, true] {
+        let (policy, mut requests) = Policy::stream([Operation::Write]);
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let agent = thread::spawn(move || {
+            let mut said = frame::encode(&Hello::ours()).unwrap();
+            said.extend(frame::encode(&FromAgent::Started).unwrap());
+            for token in 0..100_000 {
+                let asked = question(token, Operation::Write, "/a", false);
+                said.extend(frame::encode(&asked).unwrap());
+            }
+            said.extend(frame::encode(&exited()).unwrap());
+            theirs.write_all(&said).unwrap();
+            // Nothing is read until the host hangs up.
+            drop(theirs.shutdown(Shutdown::Write));
+            theirs
+        });
+        let session = start(guest(ours), &Config::default(), request(Some(policy))).unwrap();
+        if is_answered {
+            for _ in 0..1000 {
+                requests.next().unwrap().answer(Decision::REFUSE);
+            }
+        }
+        let report = session.control.wait().unwrap();
+        assert_eq!(report.violations.is_empty(), !is_answered);
+        assert!(report.violations.len() <= 64);
+        drop((agent.join().unwrap(), session));
+        assert_eq!(requests.count(), 0);
+    }
+}
