@@ -13,6 +13,8 @@ pub enum Isolation {
     /// The Linux sandbox, called by an ordinary user whom the kernel refuses every namespace, as in
     /// most containers: only the required layers hold.
     ProcessBare,
+    /// As [`Self::ProcessBare`], called by root, as in most containers of a build or test service.
+    ProcessBareRoot,
     /// The same sandbox inside a VM, under the engine of [`engine`].
     Vm,
 }
@@ -33,15 +35,21 @@ pub(crate) const USER: u32 = 54321;
 
 impl Isolation {
     /// All of them.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
         Self::Process,
         Self::ProcessUser,
         Self::ProcessBare,
+        Self::ProcessBareRoot,
         Self::Vm,
     ];
 
     /// Those on this kernel.
-    pub const ON_THIS_KERNEL: [Self; 3] = [Self::Process, Self::ProcessUser, Self::ProcessBare];
+    pub const ON_THIS_KERNEL: [Self; 4] = [
+        Self::Process,
+        Self::ProcessUser,
+        Self::ProcessBare,
+        Self::ProcessBareRoot,
+    ];
 
     /// The name in the list of tests.
     #[must_use]
@@ -50,6 +58,7 @@ impl Isolation {
             Self::Process => "process",
             Self::ProcessUser => "process-user",
             Self::ProcessBare => "process-bare",
+            Self::ProcessBareRoot => "process-bare-root",
             Self::Vm => "vm",
         }
     }
@@ -90,15 +99,22 @@ impl Isolation {
         (other && process::is_root()).then_some(USER)
     }
 
+    /// Whether every namespace is refused, so that only the required layers hold.
+    #[must_use]
+    pub const fn is_bare(self) -> bool {
+        matches!(self, Self::ProcessBare | Self::ProcessBareRoot)
+    }
+
     /// Whether it can be had here.
     #[must_use]
     pub fn availability(self) -> Availability {
         match self {
             Self::Process | Self::ProcessBare => Availability::Yes,
-            Self::ProcessUser if process::is_root() => Availability::Yes,
+            Self::ProcessUser | Self::ProcessBareRoot if process::is_root() => Availability::Yes,
             Self::ProcessUser => {
                 Availability::Skipped("the tests run as an ordinary user already".into())
             }
+            Self::ProcessBareRoot => Availability::Skipped("the tests do not run as root".into()),
             Self::Vm => match missing_for_vm() {
                 None => Availability::Yes,
                 Some(reason) if demanded() => Availability::Failed(reason),

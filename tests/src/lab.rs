@@ -121,6 +121,11 @@ impl<'a> Lab<'a> {
             fs::create_dir(&place).unwrap();
             lab.give(&place, 0o700);
         }
+        // The workspace is there under its own name, and not root's: as in `/tmp`, its user may pass.
+        if isolation == Isolation::ProcessBareRoot {
+            let [_, temporary, _] = lab.callers_places();
+            lab.give(&temporary, 0o711);
+        }
         lab
     }
 

@@ -129,7 +129,7 @@ impl<'a> Run<'a> {
 
     fn command(&self) -> Command {
         let mut words = vec![self.lab.bench.command().into_os_string()];
-        if self.lab.isolation == Isolation::ProcessBare {
+        if self.lab.isolation.is_bare() {
             let probe = self.lab.outside_probe().into_os_string();
             words.splice(0..0, [probe, "do".into(), "without-namespaces".into()]);
         }

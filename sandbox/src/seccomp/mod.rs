@@ -23,6 +23,8 @@ pub(crate) mod mediate;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod misbehave;
 mod prctl;
+#[cfg(test)]
+mod promised_tests;
 #[cfg(any(test, feature = "fuzzing"))]
 mod reference;
 

@@ -20,7 +20,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario::everywhere("files_arrive_as_they_are", files_arrive_as_they_are),
     Scenario::on(
         "sockets_in_the_workspace_work",
-        &[Isolation::Process, Isolation::ProcessUser, Isolation::Vm],
+        &Isolation::ALL,
         sockets_in_the_workspace_work,
     ),
     Scenario::on("pyenv_works", &[Isolation::Process], pyenv_works).unless(no_pyenv),
@@ -271,10 +271,7 @@ fn the_workspace_is_private(lab: &Lab) {
             .trim_end()
             .to_owned();
         let private = workspace == "/workspace";
-        assert!(
-            private || lab.isolation == Isolation::ProcessBare,
-            "{outcome}"
-        );
+        assert!(private || lab.isolation.is_bare(), "{outcome}");
     }
 }
 
@@ -388,8 +385,7 @@ fn files_arrive_as_they_are(lab: &Lab) {
 }
 
 /// Processes of one sandbox can talk over a socket with a path: what language servers and
-/// `multiprocessing` do. Not where namespaces are refused: nothing would keep the program from the
-/// sockets outside, so there are none.
+/// `multiprocessing` do. Where namespaces are refused the supervisor binds and connects them.
 fn sockets_in_the_workspace_work(lab: &Lab) {
     lab.helper(["unix-pair", "socket"])
         .outcome()

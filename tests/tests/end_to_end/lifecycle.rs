@@ -21,6 +21,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         &[
             Isolation::ProcessUser,
             Isolation::ProcessBare,
+            Isolation::ProcessBareRoot,
             Isolation::Vm,
         ],
         twenty_runs,

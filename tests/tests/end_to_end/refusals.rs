@@ -5,8 +5,11 @@
 //! refusal is the sandbox's and not the target's. The expected answers are exact; "it failed
 //! somehow" proves nothing.
 
+mod kernel;
+
 use crate::files::METADATA;
-use ringfence_tests::{Isolation, Lab, Scenario, process};
+use ringfence_tests::{Isolation, Lab, Outcome, Scenario, process};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
@@ -17,6 +20,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario::on(
@@ -26,9 +30,12 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     ),
     Scenario::everywhere(
         "kernel_interfaces_are_refused",
-        kernel_interfaces_are_refused,
+        kernel::interfaces_are_refused,
     ),
-    Scenario::everywhere("what_is_refused_is_reported", what_is_refused_is_reported),
+    Scenario::everywhere(
+        "what_is_refused_is_reported",
+        kernel::what_is_refused_is_reported,
+    ),
     Scenario::everywhere("sockets_are_refused", sockets_are_refused),
     Scenario::everywhere(
         "listeners_outside_are_out_of_reach",
@@ -67,7 +74,20 @@ pub(crate) fn check(lab: &Lab, expected: &[(String, &[&str])]) {
 #[track_caller]
 pub(crate) fn check_run(run: ringfence_tests::Run<'_>, expected: &[(String, &[&str])]) {
     let outcome = run.outcome();
-    let text = outcome.text();
+    check_answers(&outcome.text(), &outcome, expected);
+}
+
+/// As [`check_run`], and gives the report.
+#[track_caller]
+fn check_report(run: ringfence_tests::Run<'_>, expected: &[(String, &[&str])]) -> Value {
+    let (outcome, report) = run.json();
+    let text = report["stdout"].as_str().unwrap();
+    check_answers(text, &outcome, expected);
+    report
+}
+
+#[track_caller]
+fn check_answers(text: &str, outcome: &Outcome, expected: &[(String, &[&str])]) {
     let answers: BTreeMap<_, _> = text
         .lines()
         .filter_map(|line| {
@@ -182,106 +202,6 @@ fn outside_the_tries_succeed(lab: &Lab) {
     }
 }
 
-/// The report names each call that the filter denied.
-fn what_is_refused_is_reported(lab: &Lab) {
-    let (_, report) = lab.probe(["mount", "udp-socket", "mount"]).json();
-    let violations = report["violations"].as_array().unwrap();
-    let mut named: Vec<_> = violations
-        .iter()
-        .map(|violation| {
-            assert_eq!(violation["layer"], "seccomp", "{report}");
-            assert!(violation["target"].is_string(), "{report}");
-            violation["operation"].as_str().unwrap()
-        })
-        .collect();
-    named.sort_unstable();
-    assert_eq!(named, ["mount", "socket"], "{report}");
-}
-
-/// No mount, namespace, io_uring, bpf, perf, keyring, module, clock, reboot, terminal injection; no
-/// call by another architecture's table. Each is refused by the filter: also where the kernel would
-/// refuse it anyway, the answer is the filter's.
-fn kernel_interfaces_are_refused(lab: &Lab) {
-    const CALLS: [&str; 42] = [
-        "mount",
-        "mount-bind",
-        "mount-remount",
-        "umount",
-        "pivot-root",
-        "chroot",
-        "fsopen",
-        "fspick",
-        "open-tree",
-        "move-mount",
-        "mount-setattr",
-        "setns",
-        "setns-by-pidfd",
-        "io-uring",
-        "bpf",
-        "perf-event",
-        "userfaultfd",
-        "keyctl",
-        "add-key",
-        "request-key",
-        "kexec-load",
-        "init-module",
-        "finit-module",
-        "delete-module",
-        "reboot",
-        "swapon",
-        "swapoff",
-        "acct",
-        "quotactl",
-        "syslog",
-        "set-clock",
-        "set-time",
-        "adjust-clock",
-        "set-host-name",
-        "set-domain-name",
-        "hang-up",
-        "fanotify",
-        "personality",
-        "push-input",
-        "push-input-high-bits",
-        "console-selection",
-        "line-discipline",
-    ];
-    const NAMESPACES: [&str; 8] = [
-        "user", "mount", "pid", "net", "ipc", "uts", "cgroup", "time",
-    ];
-    let mut expected: Vec<(String, &[&str])> = CALLS
-        .iter()
-        .map(|name| ((*name).to_owned(), EPERM))
-        .collect();
-    for name in NAMESPACES {
-        expected.push((format!("unshare={name}"), EPERM));
-        // A filter cannot look into the structure of `clone3`: libraries take "not there" as the
-        // sign to use `clone`.
-        expected.push((format!("clone3={name}"), ENOSYS));
-        // `clone` has no flag for it: the bit belongs to the exit signal.
-        if name != "time" {
-            expected.push((format!("clone={name}"), EPERM));
-        }
-    }
-    expected.extend(owned(&[
-        ("kexec-file-load", ENOSYS),
-        ("unknown-call", ENOSYS),
-        // The terminal is that of the process's session, which has none.
-        ("take-terminal", &["refused ENXIO", "refused EACCES"]),
-        ("make-device", &["refused EACCES", "refused EPERM"]),
-    ]));
-    if lab.isolation.machine() == "x86_64" {
-        expected.extend(owned(&[
-            ("call-32-bit", &["killed SIGSYS"]),
-            ("call-x32", ENOSYS),
-            ("io-ports", ENOSYS),
-            ("io-permissions", ENOSYS),
-            ("local-descriptors", ENOSYS),
-        ]));
-    }
-    check(lab, &expected);
-}
-
 /// Only Unix sockets can be made, whatever flags or high bits the call carries.
 fn sockets_are_refused(lab: &Lab) {
     const SOCKETS: [&str; 21] = [
@@ -347,12 +267,11 @@ fn listeners_outside_are_out_of_reach(lab: &Lab) {
     // With a network namespace nobody has the name, without one Landlock's scope refuses.
     let abstract_names: &[&str] = &["refused ECONNREFUSED", "refused EPERM"];
     // Where nothing separates path names the supervisor refuses, and there are no datagram sockets.
-    let (path_names, datagram_names): (&[&str], &[&str]) =
-        if lab.isolation == Isolation::ProcessBare {
-            (&["refused EACCES"], EPERM)
-        } else {
-            (HIDDEN, HIDDEN)
-        };
+    let (path_names, datagram_names): (&[&str], &[&str]) = if lab.isolation.is_bare() {
+        (&["refused EACCES"], EPERM)
+    } else {
+        (HIDDEN, HIDDEN)
+    };
     let expected: Vec<(String, &[&str])> = vec![
         (format!("tcp-connect={}", tcp.local_addr().unwrap()), EPERM),
         (format!("udp-send={}", udp.local_addr().unwrap()), EPERM),
@@ -396,7 +315,7 @@ impl Victim {
 
     /// Waits for it to end, which it does not by itself. `false` when it does not.
     pub(crate) fn ended(&self) -> bool {
-        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        let deadline = Instant::now() + Duration::from_secs(20);
         process::wait_for_end(self.0.id().try_into().unwrap(), deadline)
     }
 }
@@ -441,7 +360,7 @@ fn processes_outside_are_out_of_reach(lab: &Lab) {
     expected.push((format!("list=/proc/{pid}"), HIDDEN));
     // A descriptor of a process gives no power over it, and tells no more than that there is one.
     let descriptor: &[&str] = match lab.isolation {
-        Isolation::ProcessBare => &["ALLOWED done"],
+        each if each.is_bare() => &["ALLOWED done"],
         _ => &["refused ESRCH"],
     };
     expected.push((format!("open-pidfd={pid}"), descriptor));
@@ -493,7 +412,7 @@ fn the_process_holds_nothing(lab: &Lab) {
     ]);
     expected.push((format!("session={session}"), &["holds own"]));
     // An ordinary user without a namespace may not empty it; `no_new_privs` makes it idle.
-    if lab.isolation != Isolation::ProcessBare {
+    if !lab.isolation.is_bare() {
         expected.push(("bounding-set".into(), &["holds none"]));
     }
     check(lab, &expected);

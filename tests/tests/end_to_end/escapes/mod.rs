@@ -52,7 +52,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     ),
     Scenario::on(
         "names_of_services",
-        &[Isolation::ProcessBare],
+        &[Isolation::ProcessBare, Isolation::ProcessBareRoot],
         sockets::names_of_services,
     ),
     Scenario::everywhere("names_of_the_network", sockets::names_of_the_network),

@@ -2,7 +2,7 @@
 
 use super::all;
 use crate::refusals::{EPERM, HIDDEN, Victim, check, check_run};
-use ringfence_tests::{Isolation, Lab, process};
+use ringfence_tests::{Lab, process};
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use std::fs::{self, File};
@@ -125,7 +125,7 @@ pub(super) fn objects_of_ipc(lab: &Lab) {
     fs::set_permissions(&shared, fs::Permissions::from_mode(0o666)).unwrap();
 
     let other: &[&str] = &["refused EINVAL", "refused EIDRM", "refused ENOENT"];
-    let denied = lab.isolation == Isolation::ProcessBare;
+    let denied = lab.isolation.is_bare();
     let refused = if denied { EPERM } else { other };
     let mut expected: Vec<(String, &[&str])> = [
         ("shared-memory", memory),

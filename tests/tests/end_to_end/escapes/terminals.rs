@@ -2,14 +2,14 @@
 
 use super::all;
 use crate::refusals::{EPERM, HIDDEN, check, check_run};
-use ringfence_tests::{Isolation, Lab};
+use ringfence_tests::Lab;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 
 /// A terminal that the program makes itself is one of a private file system, and on it too nothing
 /// can be typed for others and no line discipline be loaded.
 pub(super) fn terminals_of_its_own(lab: &Lab) {
-    let bare = lab.isolation == Isolation::ProcessBare;
+    let bare = lab.isolation.is_bare();
     let none: &[&str] = &["refused EACCES"];
     let opened: &[&str] = &["ALLOWED opened"];
     let mut expected = all(&["own-terminal"], if bare { none } else { opened });
