@@ -2,7 +2,10 @@
 
 use crate::sys::{self, Ended, call};
 use ringfence_probe::{Pattern, digest};
+use std::fs::File;
 use std::io::{self, Read as _, Write as _};
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::process::ExitCode;
 
 /// Runs the helper that the first word names.
@@ -49,6 +52,8 @@ fn dispatch(words: &[&str]) -> io::Result<ExitCode> {
         ["swap-links", outside] => swap_links(outside)?,
         ["unix-pair", path] => unix_pair(path)?,
         ["abstract-listen", name] => abstract_listen(name)?,
+        ["overwrite-own-program"] => overwrite_own_program()?,
+        ["overwrite-program-of-parent"] => overwrite_program_of_parent()?,
         ["without-namespaces", program @ ..] => without_namespaces(program)?,
         _ => return Err(io::Error::other("no such helper")),
     }
@@ -145,7 +150,7 @@ fn memory(bytes: usize) {
 
 /// A file of this many bytes in the workspace, all written.
 fn file(bytes: u64) -> io::Result<()> {
-    let mut file = std::fs::File::create("large")?;
+    let mut file = File::create("large")?;
     io::copy(&mut Pattern::new(bytes), &mut file)?;
     println!("wrote {bytes}");
     Ok(())
@@ -158,7 +163,7 @@ fn fill(places: &[&str]) -> io::Result<()> {
     let piece = vec![1; 1 << 20];
     let mut total = 0;
     for place in places {
-        let mut file = std::fs::File::create(format!("{place}/filled"))?;
+        let mut file = File::create(format!("{place}/filled"))?;
         while total < MOST {
             match file.write(&piece) {
                 Ok(written @ 1..) => total += written as u64,
@@ -174,7 +179,7 @@ fn fill(places: &[&str]) -> io::Result<()> {
 fn fill_names(place: &str) -> io::Result<()> {
     const MOST: u32 = 2_000_000;
     for count in 0..MOST {
-        if let Err(error) = std::fs::File::create(format!("{place}/{count}")) {
+        if let Err(error) = File::create(format!("{place}/{count}")) {
             println!("{count} {}", error.raw_os_error().unwrap_or_default());
             return Ok(());
         }
@@ -238,7 +243,7 @@ fn swap_links(outside: &str) -> io::Result<()> {
 fn open_files(most: u32) {
     let mut held = Vec::new();
     while held.len() < most as usize {
-        match std::fs::File::open("/dev/null") {
+        match File::open("/dev/null") {
             Ok(file) => held.push(file),
             Err(error) => {
                 println!(
@@ -326,6 +331,42 @@ fn abstract_listen(name: &str) -> io::Result<()> {
     let address = std::os::unix::net::SocketAddr::from_abstract_name(name)?;
     let _listener = std::os::unix::net::UnixListener::bind_addr(&address)?;
     hang()
+}
+
+/// A file that is being executed cannot be written. So this takes hold of it without opening it, has
+/// another program take this one's place, and opens it then (CVE-2019-5736).
+fn overwrite_own_program() -> io::Result<()> {
+    use std::os::unix::process::CommandExt as _;
+    let own = reach("/proc/self/exe")?;
+    call!(libc::SYS_fcntl, own.as_raw_fd(), libc::F_SETFD, 0)?;
+    let script = format!("echo evil >/proc/self/fd/{} && echo wrote", own.as_raw_fd());
+    Err(std::process::Command::new("/bin/sh")
+        .args(["-c", &script])
+        .exec())
+}
+
+/// A file without any right to it.
+fn reach(path: &str) -> io::Result<File> {
+    let mut options = File::options();
+    options.read(true).custom_flags(libc::O_PATH).open(path)
+}
+
+/// The program that the process runs which started this one, opened for writing by its link in
+/// `/proc`, and by way of a descriptor.
+fn overwrite_program_of_parent() -> io::Result<()> {
+    let path = format!("/proc/{}/exe", call!(libc::SYS_getppid)?);
+    let write = |path: &str| File::options().write(true).open(path);
+    let by_descriptor = || {
+        let held = reach(&path)?;
+        write(&format!("/proc/self/fd/{}", held.as_raw_fd()))
+    };
+    for opened in [write(&path), by_descriptor()] {
+        match opened {
+            Ok(_) => println!("ALLOWED opened"),
+            Err(error) => println!("refused {}", crate::tries::error_name(&error)),
+        }
+    }
+    Ok(())
 }
 
 /// Executes a program for which the kernel refuses every new namespace and every mount, as for most

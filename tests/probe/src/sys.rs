@@ -74,8 +74,8 @@ pub(crate) fn call_with(number: c_long, arguments: &[Arg<'_>]) -> io::Result<usi
     let at = |index: usize| arguments.get(index).map_or(0, |argument| argument.value);
     // SAFETY: addresses among the arguments are those of buffers borrowed for the call, and each
     // caller sizes them by what the call writes. The process does nothing else meanwhile, and
-    // calls that would change its own memory map are made only where they must fail or where the
-    // process ends right after.
+    // calls that would change its own memory map are made only where they add to it, where they
+    // must fail or where the process ends right after.
     let result = unsafe { libc::syscall(number, at(0), at(1), at(2), at(3), at(4), at(5)) };
     if result < 0 {
         return Err(io::Error::last_os_error());

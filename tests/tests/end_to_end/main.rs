@@ -8,6 +8,7 @@
 //! | `RINGFENCE_IMAGE` | the guest image; else the one in the user's cache |
 //! | `RINGFENCE_TEST_ENGINE`, `RINGFENCE_TEST_CPUS` | the VM's engine, `qemu` unless said, and its processors |
 //! | `RINGFENCE_TEST_REQUIRE_VM` | `1`: a VM that cannot be had is a failure, not a skip |
+//! | `RINGFENCE_TEST_REQUIRE_NAMESPACES` | `1`: a namespace that is not in force outside of the VM is a failure |
 //!
 //! What cannot run is listed as ignored, with the reason. Scenarios run one after another: each
 //! compares what is on the machine before and after.
@@ -27,6 +28,7 @@ mod escapes;
 mod exits;
 mod files;
 mod input;
+mod layers;
 mod lifecycle;
 mod limits;
 mod machine;
@@ -44,8 +46,9 @@ use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-const MODULES: [(&str, &[Scenario]); 16] = [
+const MODULES: [(&str, &[Scenario]); 17] = [
     ("basics", basics::SCENARIOS),
+    ("layers", layers::SCENARIOS),
     ("exits", exits::SCENARIOS),
     ("streams", streams::SCENARIOS),
     ("limits", limits::SCENARIOS),

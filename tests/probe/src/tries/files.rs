@@ -1,13 +1,14 @@
 //! Files and their metadata. Each value is a path.
 
 use super::Table;
-use super::Try::Attempt;
-use crate::sys::call;
+use super::Try::{Attempt, State};
+use super::error_name;
+use crate::sys::{NULL, call};
 use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _};
 use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::{OpenOptionsExt as _, symlink};
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _, symlink};
 
 pub(super) const TRIES: Table = &[
     ("read", Attempt(read)),
@@ -44,6 +45,7 @@ pub(super) const TRIES: Table = &[
     ("setxattr", Attempt(setxattr)),
     ("removexattr", Attempt(removexattr)),
     ("file-attributes", Attempt(file_attributes)),
+    ("memory-of-file", State(memory_of_file)),
     ("execute", Attempt(execute)),
     ("open-by-handle", Attempt(open_by_handle)),
     ("take-handle", Attempt(take_handle)),
@@ -211,6 +213,32 @@ fn file_attributes(path: &str) -> io::Result<String> {
     let file = File::open(path)?;
     let mut flags = [0_u64];
     call!(libc::SYS_ioctl, file.as_raw_fd(), SET_FLAGS, &mut flags[..]).map(done)
+}
+
+/// Maps a file for reading, as its own and shared, and writes to both mappings through
+/// `/proc/self/mem`, which does not ask for their protection. What is the program's own may be
+/// written; the file stays as it is.
+fn memory_of_file(path: &str) -> Result<String, String> {
+    let write = |flags: libc::c_int| {
+        let file = File::open(path)?;
+        let descriptor = file.as_raw_fd();
+        let protection = libc::PROT_READ;
+        let start = call!(libc::SYS_mmap, NULL, 4096, protection, flags, descriptor, 0)?;
+        let memory = OpenOptions::new().write(true).open("/proc/self/mem")?;
+        memory.write_at(b"changed", start as u64)
+    };
+    let content = || fs::read(path).map_err(|error| format!("it cannot be read: {error}"));
+    let before = content()?;
+    let kinds = [("private", libc::MAP_PRIVATE), ("shared", libc::MAP_SHARED)];
+    let answers = kinds.map(|(kind, flags)| match write(flags) {
+        Ok(_) => format!("{kind} written"),
+        Err(error) => format!("{kind} {}", error_name(&error)),
+    });
+    if content()? == before {
+        Ok(answers.join(", "))
+    } else {
+        Err(format!("the file has changed: {}", answers.join(", ")))
+    }
 }
 
 fn execute(path: &str) -> io::Result<String> {

@@ -109,7 +109,7 @@ fn signal_name(signal: libc::c_int) -> String {
 }
 
 /// The name of the error as the manual pages have it.
-fn error_name(error: &io::Error) -> String {
+pub(crate) fn error_name(error: &io::Error) -> String {
     const NAMES: &[(i32, &str)] = &[
         (libc::EPERM, "EPERM"),
         (libc::ENOENT, "ENOENT"),

@@ -1,11 +1,12 @@
 //! Files: what is left for the caller to trip over, trees and names that mislead a clean-up, room.
 
 use crate::files::state;
-use crate::refusals::check;
-use ringfence_tests::{Lab, process};
+use crate::refusals::{check, check_run};
+use ringfence_tests::{Isolation, Lab, process};
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::process::Command;
 
 /// Names that a shell, the loader, an editor or a job of the caller's would pick up later.
 pub(super) fn plants_for_the_caller(lab: &Lab) {
@@ -111,4 +112,91 @@ pub(super) fn a_full_workspace(lab: &Lab) {
     let (names, error) = text.trim().split_once(' ').unwrap();
     assert!(names.parse::<u64>().unwrap() <= MOST / 1024, "{text}");
     assert_eq!(error, rustix::io::Errno::NOSPC.raw_os_error().to_string());
+}
+
+/// What writing to memory by `/proc/self/mem` gives: the program's own memory is its own matter, or
+/// even that is refused; a shared mapping is never written.
+const MEMORY: &[&str] = &[
+    "holds private written, shared EIO",
+    "holds private EACCES, shared EACCES",
+];
+
+/// A file that is mapped for reading is not changed by way of the memory that it is in.
+pub(super) fn memory_of_files(lab: &Lab) {
+    const SYSTEM: &str = "/usr/bin/env";
+    let directory = lab.open_directory("granted");
+    let file = lab.file("granted/file", "before");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).unwrap();
+    let mut tries = vec![format!("memory-of-file={SYSTEM}")];
+    let of_granted = format!("memory-of-file={}", file.display());
+    // Outside, this is what the try gets at.
+    let outside = Command::new(lab.outside_probe()).arg(&of_granted).output();
+    let text = String::from_utf8(outside.unwrap().stdout).unwrap();
+    assert!(text.contains("private written"), "{text}");
+    let system = fs::read(SYSTEM).unwrap();
+    let before = state(&file);
+    if lab.isolation != Isolation::Vm {
+        tries.push(of_granted);
+    }
+    let run = lab.probe(&tries);
+    let run = match lab.isolation {
+        Isolation::Vm => run,
+        _ => run.option("--ro", &directory),
+    };
+    let expected: Vec<_> = tries.iter().map(|name| (name.clone(), MEMORY)).collect();
+    check_run(run, &expected);
+    assert_eq!(fs::read(&file).unwrap(), b"before");
+    assert_eq!(state(&file), before);
+    assert!(fs::read(SYSTEM).unwrap() == system, "{SYSTEM} has changed");
+}
+
+/// The host's programs that run in the sandbox or have started it stay as they are, also once they
+/// are not executed any more.
+pub(super) fn programs_of_the_host(lab: &Lab) {
+    let command = fs::read(lab.bench.command()).unwrap();
+    let outcome = lab.helper(["overwrite-program-of-parent"]).outcome();
+    outcome.assert_code(0);
+    let text = outcome.text();
+    let answers: Vec<_> = text.lines().collect();
+    let refused = |answer: &&str| ["refused EACCES", "refused ENOENT"].contains(answer);
+    assert!(
+        answers.len() == 2 && answers.iter().all(refused),
+        "{outcome}"
+    );
+    let now = fs::read(lab.bench.command()).unwrap();
+    assert!(now == command, "the command has changed");
+    // Outside, nothing but the parent's being executed is in the way.
+    let mut outside = Command::new(lab.outside_probe());
+    let outside = outside.args(["do", "overwrite-program-of-parent"]).output();
+    let busy = "refused ETXTBSY\n".repeat(2);
+    assert_eq!(String::from_utf8(outside.unwrap().stdout).unwrap(), busy);
+    if lab.isolation == Isolation::Vm {
+        return;
+    }
+
+    let directory = lab.open_directory("granted");
+    let copy = |name: &str| {
+        let path = directory.join(name);
+        fs::copy(lab.outside_probe(), &path).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).unwrap();
+        path
+    };
+    let (inside, outside) = (copy("inside"), copy("outside"));
+    let before = fs::read(&inside).unwrap();
+    let run = lab.run([inside.to_str().unwrap(), "do", "overwrite-own-program"]);
+    let outcome = run.option("--ro", &directory).outcome();
+    assert_ne!(outcome.code(), Some(0), "{outcome}");
+    let errors = outcome.errors();
+    let reasons = ["Permission denied", "Read-only file system"];
+    assert!(
+        reasons.iter().any(|reason| errors.contains(reason)),
+        "{outcome}"
+    );
+    assert!(
+        fs::read(&inside).unwrap() == before,
+        "the program has changed"
+    );
+    let mut outside = Command::new(outside);
+    let outside = outside.args(["do", "overwrite-own-program"]).output();
+    assert_eq!(outside.unwrap().stdout, b"wrote\n");
 }

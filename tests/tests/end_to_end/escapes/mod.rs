@@ -44,6 +44,8 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         "names_that_change_meaning",
         files::names_that_change_meaning,
     ),
+    Scenario::everywhere("memory_of_files", files::memory_of_files),
+    Scenario::everywhere("programs_of_the_host", files::programs_of_the_host),
     Scenario::everywhere("sockets_behind_links", sockets::sockets_behind_links),
     Scenario::on(
         "services_in_a_granted_directory",
