@@ -3,10 +3,13 @@
 
 use super::all;
 use crate::refusals::{EPERM, HIDDEN, check};
-use ringfence_tests::{Lab, process};
+use ringfence_tests::{Isolation, Lab, process};
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The rest of interfaces that hand out privileges or large parts of the kernel: each is the
@@ -42,10 +45,93 @@ pub(super) fn further_interfaces(lab: &Lab) {
     check(lab, &expected);
 }
 
+/// Files of the kernel that every Linux has some of.
+struct Kind {
+    what: &'static str,
+    /// Where they are, and how far below.
+    places: &'static [&'static str],
+    depth: usize,
+    /// Those with these names alone, or all.
+    names: &'static [&'static str],
+    /// In a sandbox they cannot be read either.
+    hidden: bool,
+}
+
+const KINDS: [Kind; 4] = [
+    Kind {
+        what: "settings",
+        places: &[
+            "/proc/sys/kernel",
+            "/proc/sys/vm",
+            "/proc/sys/fs",
+            "/proc/sys/net/ipv4",
+        ],
+        depth: 2,
+        names: &[],
+        hidden: false,
+    },
+    Kind {
+        what: "control groups",
+        places: &["/sys/fs/cgroup"],
+        depth: 3,
+        names: &[
+            "release_agent",
+            "notify_on_release",
+            "cgroup.procs",
+            "cgroup.subtree_control",
+            "tasks",
+        ],
+        hidden: true,
+    },
+    Kind {
+        what: "devices",
+        places: &["/sys/devices/system", "/sys/devices/virtual/mem"],
+        depth: 3,
+        names: &["uevent", "online"],
+        hidden: true,
+    },
+    Kind {
+        what: "switches of the kernel",
+        places: &["/sys/kernel"],
+        depth: 1,
+        names: &[],
+        hidden: true,
+    },
+];
+
+impl Kind {
+    /// Those that this machine has and that somebody may write to.
+    fn files(&self) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        let mut places: Vec<_> = self.places.iter().map(|path| (path.into(), 0)).collect();
+        while let Some((place, depth)) = places.pop() {
+            let place: PathBuf = place;
+            let entries = fs::read_dir(&place).into_iter().flatten().flatten();
+            for entry in entries {
+                let named = entry.file_name();
+                let wanted = self.names.is_empty() || self.names.iter().any(|name| *name == named);
+                let Ok(metadata) = fs::symlink_metadata(entry.path()) else {
+                    continue;
+                };
+                if metadata.is_dir() && depth < self.depth {
+                    places.push((entry.path(), depth + 1));
+                } else if metadata.is_file() && wanted && metadata.mode() & 0o222 != 0 {
+                    found.push(entry.path());
+                }
+            }
+        }
+        assert!(!found.is_empty(), "this Linux has no {}", self.what);
+        found.sort();
+        // No more than a command line holds.
+        found.truncate(400);
+        found
+    }
+}
+
 /// What the kernel does with the rights of root when somebody writes a path to it, and what it tells
-/// of itself.
+/// of itself: what this machine has of it, and on others or in the guest what is known by name.
 pub(super) fn files_of_the_kernel(lab: &Lab) {
-    const WRITES: [&str; 20] = [
+    const WRITES: [&str; 21] = [
         "/proc/sys/kernel/core_pattern",
         "/proc/sys/kernel/modprobe",
         "/proc/sys/kernel/ns_last_pid",
@@ -65,9 +151,10 @@ pub(super) fn files_of_the_kernel(lab: &Lab) {
         "/sys/fs/cgroup/release_agent",
         "/sys/fs/cgroup/rdma/release_agent",
         "/sys/fs/cgroup/cgroup.procs",
+        "/sys/fs/cgroup/cgroup.subtree_control",
         "/sys/devices/system/cpu/cpu0/online",
     ];
-    const READS: [&str; 10] = [
+    const READS: [&str; 11] = [
         "/proc/kcore",
         "/proc/kallsyms",
         "/proc/kmsg",
@@ -78,14 +165,48 @@ pub(super) fn files_of_the_kernel(lab: &Lab) {
         "/dev/kmsg",
         "/dev/port",
         "/dev/vda",
+        "/sys/fs/cgroup/cgroup.procs",
     ];
     let refused: &[&str] = &["refused ENOENT", "refused EACCES", "refused EROFS"];
-    let writes = WRITES.iter().map(|path| (format!("write={path}"), refused));
-    let reads = READS.iter().map(|path| (format!("read={path}"), HIDDEN));
-    let pattern = || fs::read("/proc/sys/kernel/core_pattern").unwrap();
-    let before = pattern();
-    check(lab, &writes.chain(reads).collect::<Vec<_>>());
-    assert_eq!(pattern(), before);
+    let mut writes: BTreeSet<PathBuf> = WRITES.iter().map(PathBuf::from).collect();
+    let mut reads: BTreeSet<PathBuf> = READS.iter().map(PathBuf::from).collect();
+    if lab.isolation != Isolation::Vm {
+        for kind in &KINDS {
+            let files = kind.files();
+            if kind.hidden {
+                // How many processors there are can be read where no private root hides it.
+                let known = |path: &Path| {
+                    lab.isolation.is_bare() && path.starts_with("/sys/devices/system/cpu")
+                };
+                reads.extend(files.iter().filter(|path| !known(path)).cloned());
+            }
+            writes.extend(files);
+        }
+    }
+    // What does not change by itself.
+    let lasting = |path: &&PathBuf| {
+        let name = path.file_name().and_then(OsStr::to_str).unwrap_or("");
+        [
+            "core_pattern",
+            "modprobe",
+            "overcommit_memory",
+            "release_agent",
+        ]
+        .contains(&name)
+    };
+    let look = || -> Vec<_> {
+        let lasting = writes.iter().filter(lasting);
+        lasting.map(|path| fs::read(path).ok()).collect()
+    };
+    let before = look();
+    let all_writes = writes.iter().map(|path| ("write", path, refused));
+    let all_reads = reads.iter().map(|path| ("read", path, HIDDEN));
+    let expected: Vec<_> = all_writes
+        .chain(all_reads)
+        .map(|(name, path, expected)| (format!("{name}={}", path.display()), expected))
+        .collect();
+    check(lab, &expected);
+    assert_eq!(look(), before);
 }
 
 pub(super) fn no_root() -> Option<String> {
