@@ -82,11 +82,43 @@ impl Test {
         let others = std::env::var("NO_PROXY").unwrap_or_default();
         let _proxy = shell.push_env("NO_PROXY", format!("localhost,127.0.0.1,{others}"));
         let _vm = (!self.without_vm).then(|| shell.push_env("RINGFENCE_TEST_REQUIRE_VM", "1"));
+        let _namespaces =
+            namespaces(shell).then(|| shell.push_env("RINGFENCE_TEST_REQUIRE_NAMESPACES", "1"));
         // `cargo test` and not nextest: a fresh machine has it, and doc tests belong to it.
         Ok(cmd!(shell, "cargo test --workspace --no-fail-fast")
             .quiet()
             .run()?)
     }
+}
+
+/// Whether this machine can have namespaces, so that a sandbox without them is a failure: for whoever
+/// runs the tests and, where that is root, for an ordinary user too.
+fn namespaces(shell: &Shell) -> bool {
+    const USER: &str = "54321";
+    let works = |words: &[&str]| {
+        let command = cmd!(shell, "env {words...}").quiet();
+        let command = command.ignore_stdout().ignore_stderr();
+        command.run().is_ok()
+    };
+    let root = works(&["unshare", "--mount", "true"]);
+    let words = ["unshare", "--user", "--mount", "true"];
+    let as_user = [
+        "setpriv",
+        "--reuid",
+        USER,
+        "--regid",
+        USER,
+        "--clear-groups",
+    ];
+    let can = if root {
+        works(&[&as_user[..], &words].concat())
+    } else {
+        works(&words)
+    };
+    if !can {
+        eprintln!("skipped: whether namespaces are in force; this machine refuses them");
+    }
+    can
 }
 
 /// What a Mac alone can show.
