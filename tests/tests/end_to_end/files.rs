@@ -5,7 +5,7 @@ use crate::refusals::{EPERM, HIDDEN, check, check_run};
 use ringfence_tests::{Isolation, Lab, Scenario};
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario::everywhere("secrets_are_out_of_reach", secrets_are_out_of_reach),
@@ -14,6 +14,10 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         files_outside_are_out_of_reach,
     ),
     Scenario::everywhere("metadata_outside_stays", metadata_outside_stays),
+    Scenario::everywhere(
+        "system_files_stay_as_they_are",
+        system_files_stay_as_they_are,
+    ),
     Scenario::on(
         "granted_files_stay_as_they_are",
         &Isolation::ON_THIS_KERNEL,
@@ -112,6 +116,9 @@ fn sensitive_places_are_not_granted(lab: &Lab) {
     }
 }
 
+/// A file of the guest that everybody in it may read, and that no sandbox in it shows.
+const HIDDEN_IN_GUEST: &str = "/etc/shells";
+
 /// Passwords, homes, sockets of services, devices and the kernel's view of the machine, by every
 /// kind of path.
 fn secrets_are_out_of_reach(lab: &Lab) {
@@ -157,6 +164,11 @@ fn secrets_are_out_of_reach(lab: &Lab) {
     expected.push(("open-by-handle=/etc/shadow".into(), EPERM));
     // The caller's own home, which the tests fill.
     let secret = lab.file("home/secret", "s3cr3t");
+    let (hidden, home) = if lab.isolation == Isolation::Vm {
+        (PathBuf::from(HIDDEN_IN_GUEST), PathBuf::from("/root"))
+    } else {
+        (secret.clone(), lab.path("home"))
+    };
     for name in [
         "read",
         "write",
@@ -164,9 +176,9 @@ fn secrets_are_out_of_reach(lab: &Lab) {
         "read-through-proc-root",
         "execute",
     ] {
-        expected.push((format!("{name}={}", secret.display()), HIDDEN));
+        expected.push((format!("{name}={}", hidden.display()), HIDDEN));
     }
-    expected.push((format!("list={}", lab.path("home").display()), HIDDEN));
+    expected.push((format!("list={}", home.display()), HIDDEN));
     check(lab, &expected);
     fs::remove_file(secret).unwrap();
 }
@@ -192,9 +204,18 @@ fn files_outside_are_out_of_reach(lab: &Lab) {
     let file = lab.file("outside/file", "before");
     fs::set_permissions(&file, fs::Permissions::from_mode(0o777)).unwrap();
     let before = state(&file);
+    let (target, place) = if lab.isolation == Isolation::Vm {
+        (Path::new(HIDDEN_IN_GUEST), Path::new("/run"))
+    } else {
+        (&*file, &*directory)
+    };
     // A move or link across a border of Landlock or of a mount.
-    let crossing: &[&str] = &["refused ENOENT", "refused EACCES", "refused EXDEV"];
-    let at = |name: &str| format!("{name}={}", file.display());
+    let crossing: &[&str] = match lab.isolation {
+        // Also in the directory of the sandbox's own that is at its place.
+        Isolation::Vm => &["refused ENOENT", "refused EXDEV", "refused EROFS"],
+        _ => &["refused ENOENT", "refused EACCES", "refused EXDEV"],
+    };
+    let at = |name: &str| format!("{name}={}", target.display());
     let mut expected: Vec<(String, &[&str])> = Vec::new();
     for name in [
         "read",
@@ -210,12 +231,9 @@ fn files_outside_are_out_of_reach(lab: &Lab) {
         expected.push((at(name), crossing));
     }
     for name in ["create", "create-directory"] {
-        expected.push((
-            format!("{name}={}", directory.join("new").display()),
-            HIDDEN,
-        ));
+        expected.push((format!("{name}={}", place.join("new").display()), HIDDEN));
     }
-    expected.push((format!("list={}", directory.display()), HIDDEN));
+    expected.push((format!("list={}", place.display()), HIDDEN));
     check(lab, &expected);
     assert_eq!(state(&file), before);
     assert_eq!(fs::read_dir(&directory).unwrap().count(), 1);
@@ -237,6 +255,10 @@ pub(crate) const METADATA: [&str; 8] = [
 fn metadata_outside_stays(lab: &Lab) {
     let file = lab.file("metadata", "before");
     let before = state(&file);
+    let target = match lab.isolation {
+        Isolation::Vm => Path::new(HIDDEN_IN_GUEST),
+        _ => &*file,
+    };
     let expected: Vec<(String, &[&str])> = METADATA
         .iter()
         .chain(&["file-attributes"])
@@ -248,11 +270,40 @@ fn metadata_outside_stays(lab: &Lab) {
                 "chmod-through-link" => &["refused EACCES", "refused EPERM"],
                 _ => EPERM,
             };
-            (format!("{name}={}", file.display()), refused)
+            (format!("{name}={}", target.display()), refused)
         })
         .collect();
     check(lab, &expected);
     assert_eq!(state(&file), before);
+}
+
+/// A program of the system, which everybody may read, stays as it is: content, name and metadata.
+fn system_files_stay_as_they_are(lab: &Lab) {
+    const PROGRAM: &str = "/usr/bin/env";
+    let before = state(Path::new(PROGRAM));
+    // The owner is asked for before the mount.
+    let read_only: &[&str] = &["refused EACCES", "refused EROFS"];
+    // Across a border of Landlock or of a mount.
+    let crossing: &[&str] = &["refused EACCES", "refused EXDEV"];
+    let metadata: &[&str] = if lab.isolation.is_bare() {
+        EPERM
+    } else {
+        &["refused EROFS"]
+    };
+    let mut expected: Vec<(&str, &[&str])> = vec![("read", &["ALLOWED 64 bytes"])];
+    expected.extend(["write", "append", "truncate", "remove"].map(|name| (name, read_only)));
+    expected.extend(["rename-away", "rename-over"].map(|name| (name, crossing)));
+    // Some machines let nobody link what is not his (`fs.protected_hardlinks`).
+    let linking: &[&str] = &["refused EACCES", "refused EXDEV", "refused EPERM"];
+    expected.push(("hard-link", linking));
+    expected.extend(METADATA.map(|name| (name, metadata)));
+    expected.push(("file-attributes", metadata));
+    let expected: Vec<_> = expected
+        .iter()
+        .map(|(name, answers)| (format!("{name}={PROGRAM}"), *answers))
+        .collect();
+    check(lab, &expected);
+    assert_eq!(state(Path::new(PROGRAM)), before);
 }
 
 /// A directory granted for reading is readable and nothing else: neither content nor metadata can be
