@@ -104,8 +104,11 @@ fn signals_are_no_limits(lab: &Lab) {
     };
     let report = raise("24", &["--cpu-time", "10s"]);
     assert_eq!(report["status"], "signaled", "{report}");
-    let report = raise("25", &[]);
-    assert_eq!(report["violations"], Value::Array(vec![]), "{report}");
+    // Without a mount namespace the workspace's size limits its files.
+    if !lab.isolation.is_bare() {
+        let report = raise("25", &[]);
+        assert_eq!(report["violations"], Value::Array(vec![]), "{report}");
+    }
     for (signal, options, operation) in [
         ("25", &["--file-size", "1MiB"][..], "file size"),
         ("31", &[], "system call"),
