@@ -82,8 +82,8 @@ impl Test {
         let others = std::env::var("NO_PROXY").unwrap_or_default();
         let _proxy = shell.push_env("NO_PROXY", format!("localhost,127.0.0.1,{others}"));
         let _vm = (!self.without_vm).then(|| shell.push_env("RINGFENCE_TEST_REQUIRE_VM", "1"));
-        let _namespaces =
-            namespaces(shell).then(|| shell.push_env("RINGFENCE_TEST_REQUIRE_NAMESPACES", "1"));
+        let _namespaces = namespaces(shell)
+            .map(|whose| shell.push_env("RINGFENCE_TEST_REQUIRE_NAMESPACES", whose));
         // `cargo test` and not nextest: a fresh machine has it, and doc tests belong to it.
         Ok(cmd!(shell, "cargo test --workspace --no-fail-fast")
             .quiet()
@@ -91,17 +91,16 @@ impl Test {
     }
 }
 
-/// Whether this machine can have namespaces, so that a sandbox without them is a failure: for whoever
-/// runs the tests and, where that is root, for an ordinary user too.
-fn namespaces(shell: &Shell) -> bool {
+/// For whom this machine can have namespaces, so that a sandbox without them is a failure: whoever
+/// runs the tests and, where that is root, an ordinary user too, or root alone.
+fn namespaces(shell: &Shell) -> Option<&'static str> {
     const USER: &str = "54321";
+    const BY_USER: [&str; 4] = ["unshare", "--user", "--mount", "true"];
     let works = |words: &[&str]| {
         let command = cmd!(shell, "env {words...}").quiet();
         let command = command.ignore_stdout().ignore_stderr();
         command.run().is_ok()
     };
-    let root = works(&["unshare", "--mount", "true"]);
-    let words = ["unshare", "--user", "--mount", "true"];
     let as_user = [
         "setpriv",
         "--reuid",
@@ -110,15 +109,18 @@ fn namespaces(shell: &Shell) -> bool {
         USER,
         "--clear-groups",
     ];
-    let can = if root {
-        works(&[&as_user[..], &words].concat())
+    if !works(&["unshare", "--mount", "true"]) {
+        let can = works(&BY_USER);
+        if !can {
+            eprintln!("skipped: whether namespaces are in force; this machine refuses them");
+        }
+        can.then_some("1")
+    } else if works(&[&as_user[..], &BY_USER].concat()) {
+        Some("1")
     } else {
-        works(&words)
-    };
-    if !can {
-        eprintln!("skipped: whether namespaces are in force; this machine refuses them");
+        eprintln!("skipped: whether namespaces are in force for an ordinary user, who is refused");
+        Some("root")
     }
-    can
 }
 
 /// What a Mac alone can show.

@@ -8,7 +8,7 @@
 //! | `RINGFENCE_IMAGE` | the guest image; else the one in the user's cache |
 //! | `RINGFENCE_TEST_ENGINE`, `RINGFENCE_TEST_CPUS` | the VM's engine, `qemu` unless said, and its processors |
 //! | `RINGFENCE_TEST_REQUIRE_VM` | `1`: a VM that cannot be had is a failure, not a skip |
-//! | `RINGFENCE_TEST_REQUIRE_NAMESPACES` | `1`: a namespace that is not in force outside of the VM is a failure |
+//! | `RINGFENCE_TEST_REQUIRE_NAMESPACES` | `1`: a namespace that is not in force outside of the VM is a failure; `root`: for root alone |
 //!
 //! What cannot run is listed as ignored, with the reason. Scenarios run one after another: each
 //! compares what is on the machine before and after.
