@@ -21,6 +21,13 @@ pub(crate) fn create(uid: u32) -> io::Result<(PathBuf, HostDirectory)> {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     static SWEPT: Once = Once::new();
     let parent = std::env::temp_dir().canonicalize()?;
+    if uid == 0 && !crate::resolve::is_open_to_all(&parent) {
+        let why = format!(
+            "{parent:?} or a directory above it may not be entered by the sandbox's own user; set \
+             TMPDIR to one that everybody may enter"
+        );
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
+    }
     let opened = open(&parent)?;
     let prefix = format!("ringfence-{uid}-");
     // The sandbox's own user passes through root's.
