@@ -13,6 +13,7 @@ use common::{Outcome, is_root, python, run, skipped};
 use ringfence_sandbox::{Ended, Layer, LayerStatus, Namespaces, probe};
 use std::os::fd::{FromRawFd as _, OwnedFd};
 use std::process::Command;
+use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
@@ -150,25 +151,24 @@ fn without_mounts_but_with_own_process_numbers_the_right_process_is_looked_at() 
     assert!(!why_no_mounts(&outcome).contains("notifications"));
 }
 
-/// Set for a run in surroundings as a container's: a part of `/proc` is covered.
-const COVERED: &str = "RINGFENCE_TEST_COVERED";
+/// Set for a run in surroundings that root has prepared.
+const PREPARED: &str = "RINGFENCE_TEST_PREPARED";
 
-#[test]
-fn a_proc_that_is_refused_is_told() {
-    if std::env::var_os(COVERED).is_some() {
-        return a_covered_proc();
-    }
-    if !is_root() || !common::exists("/usr/bin/setpriv") || !common::exists("/proc/tty") {
-        return skipped("only root can cover a part of /proc for setpriv");
+/// Repeats a test as an ordinary user, in a mount namespace of its own in which this was done.
+fn repeat_with_mounts(mounts: &str, test: &str) {
+    if !is_root() || !common::exists("/usr/bin/setpriv") {
+        return skipped("only root can mount for setpriv");
     }
     let home = common::open_directory(&std::env::temp_dir());
     let copy = common::copy_of_tests(home.path());
-    let script = "mount -t tmpfs none /proc/tty && exec setpriv --reuid 65534 --regid 65534 \
-                  --clear-groups -- \"$0\" --exact a_proc_that_is_refused_is_told --nocapture";
+    let script = format!(
+        "{mounts} && exec setpriv --reuid 65534 --regid 65534 --clear-groups -- \"$0\" --exact \
+         {test} --nocapture"
+    );
     let output = Command::new("unshare")
-        .args(["-m", "sh", "-c", script])
+        .args(["-m", "sh", "-c", &script])
         .arg(&copy)
-        .env(COVERED, "1")
+        .env(PREPARED, home.path())
         .env("HOME", home.path())
         .env("TMPDIR", home.path())
         .env("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin")
@@ -179,6 +179,20 @@ fn a_proc_that_is_refused_is_told() {
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{text}\n{errors}");
     assert!(text.contains("1 passed"), "{text}");
+}
+
+#[test]
+fn a_proc_that_is_refused_is_told() {
+    if std::env::var_os(PREPARED).is_some() {
+        return a_covered_proc();
+    }
+    if !common::exists("/proc/tty") {
+        return skipped("there is nothing to cover");
+    }
+    repeat_with_mounts(
+        "mount -t tmpfs none /proc/tty",
+        "a_proc_that_is_refused_is_told",
+    );
 }
 
 fn a_covered_proc() {
@@ -229,4 +243,42 @@ while time.process_time() < 0.6: pass'
         assert_eq!(report.ended, Ended::CpuExceeded, "{report:?}");
         assert!(report.cpu < Duration::from_secs(4), "{report:?}");
     }
+}
+
+/// `/proc` hides processes that do not let themselves be looked at, also from the supervisor.
+#[test]
+fn hidden_processes_end_with_the_others() {
+    const TEST: &str = "hidden_processes_end_with_the_others";
+    if std::env::var_os(PREPARED).is_some() {
+        return hidden_processes();
+    }
+    for hidden in ["1", "2", "4"] {
+        let mount = format!("mount -t proc -o hidepid={hidden} proc /proc");
+        repeat_with_mounts(&mount, TEST);
+    }
+}
+
+fn hidden_processes() {
+    // Each in a session of its own, some below others, some visible ones below hidden ones.
+    let code = "
+import ctypes, os, time
+hide = lambda: ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)
+hide()
+for _ in range(2):
+    for _ in range(2):
+        if os.fork() == 0:
+            os.setsid()
+            if os.fork() == 0: os.execl('/bin/sleep', 'sleep', '1000')
+            break
+print('up', flush=True)
+time.sleep(1000)
+";
+    let mut spec = python(code, Namespaces::Off);
+    spec.limits.wall = Some(Duration::from_secs(1));
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || sender.send(run(spec)).is_ok());
+    // The output ends with the last process that has it.
+    let outcome = receiver.recv_timeout(common::MINUTE / 2).unwrap();
+    assert_eq!(outcome.report.ended, Ended::TimedOut);
+    assert!(outcome.text().starts_with("up"), "{}", outcome.errors());
 }

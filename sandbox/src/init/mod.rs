@@ -19,8 +19,10 @@
 //! caller is gone.
 
 mod clock;
+mod descent;
 mod files;
 mod notify;
+mod pids;
 mod program;
 mod remove;
 mod root;
