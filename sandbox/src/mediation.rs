@@ -26,7 +26,14 @@ pub(crate) fn plan(
         why: error.to_string(),
     };
     let asked = spec.supervision.as_ref().zip(questions);
-    if asked.is_none() && separated.root && separated.sockets && separated.names {
+    let Separated {
+        root,
+        sockets,
+        names,
+        signals,
+        ..
+    } = separated;
+    if asked.is_none() && root && sockets && names && signals {
         return Ok(None);
     }
     let pass = asked.map_or(Ok(0), |_| random())?;

@@ -5,7 +5,9 @@
     reason = "receives a descriptor with a message, and waits by descriptor"
 )]
 
+use crate::confine;
 use crate::ends::Streams;
+use crate::identity::caller;
 use crate::plan::Plan;
 use crate::prewarm::Busy;
 use crate::questions::Questions;
@@ -359,7 +361,7 @@ fn reached(reached: Reached, limits: &Limits) -> impl Iterator<Item = Violation>
     [processes, workspace].into_iter().flatten().flatten()
 }
 
-/// Says what the lack of a private root or of a network namespace costs beyond itself where the kernel
+/// Says what the lack of a private root or of other namespaces costs beyond itself where the kernel
 /// gave no notifications.
 fn tell_unmediated(layers: &mut [LayerState], errno: i32) {
     let reason = io::Error::from_raw_os_error(errno);
@@ -375,21 +377,33 @@ fn tell_unmediated(layers: &mut [LayerState], errno: i32) {
     if lacks(Layer::NetNs) {
         calls.push("names of Unix sockets");
     }
-    let costs = format!(
-        "; {} are refused, also in the workspace, because the kernel gave no notifications of \
-         system calls ({reason}): a filter around this process may have a listener already",
-        calls.join(" and ")
-    );
     let told = if lacks(Layer::MountNs) {
         Layer::MountNs
     } else {
         Layer::NetNs
     };
+    let refused = format!(
+        "{} are refused, also in the workspace,",
+        calls.join(" and ")
+    );
+    let signals = "signals but to the own process group are refused, also to other threads,";
+    let costs = |refused: &str| {
+        format!(
+            "; {refused} because the kernel gave no notifications of system calls ({reason}): a \
+             filter around this process may have a listener already"
+        )
+    };
+    // Root gives the program a user of its own.
+    let open = !confine::confines_signals() && caller().is_ok_and(|caller| !caller.is_root());
     for state in layers {
-        if let LayerStatus::Missing { why } = &mut state.status
-            && state.layer == told
-        {
-            why.push_str(&costs);
+        let LayerStatus::Missing { why } = &mut state.status else {
+            continue;
+        };
+        if state.layer == told {
+            why.push_str(&costs(&refused));
+        }
+        if state.layer == Layer::PidNs && open {
+            why.push_str(&costs(signals));
         }
     }
 }

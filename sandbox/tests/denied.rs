@@ -9,13 +9,13 @@
 
 mod common;
 
-use common::{Outcome, is_root, python, run, skipped};
-use ringfence_sandbox::{Ended, Layer, LayerStatus, Namespaces, probe};
+use common::{Outcome, finish, is_root, python, run, skipped};
+use ringfence_sandbox::{Ended, Layer, LayerStatus, Namespaces, probe, spawn};
+use std::io::Read as _;
 use std::os::fd::{FromRawFd as _, OwnedFd};
 use std::process::Command;
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
 
 const CHANGES: &str = "
 import errno, os, socket, sys, threading
@@ -262,23 +262,56 @@ fn hidden_processes() {
     // Each in a session of its own, some below others, some visible ones below hidden ones.
     let code = "
 import ctypes, os, time
-hide = lambda: ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)
-hide()
+ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)
+first = os.getpid()
 for _ in range(2):
     for _ in range(2):
         if os.fork() == 0:
             os.setsid()
             if os.fork() == 0: os.execl('/bin/sleep', 'sleep', '1000')
             break
-print('up', flush=True)
+if os.getpid() == first: print('up', flush=True)
 time.sleep(1000)
 ";
-    let mut spec = python(code, Namespaces::Off);
-    spec.limits.wall = Some(Duration::from_secs(1));
+    let mut running = spawn(python(code, Namespaces::Off)).unwrap();
+    let mut up = [0; 3];
+    running
+        .stdout
+        .as_mut()
+        .unwrap()
+        .read_exact(&mut up)
+        .unwrap();
+    running.killer().kill(Ended::Killed);
     let (sender, receiver) = mpsc::channel();
-    thread::spawn(move || sender.send(run(spec)).is_ok());
+    thread::spawn(move || sender.send(finish(running, Vec::new())).is_ok());
     // The output ends with the last process that has it.
     let outcome = receiver.recv_timeout(common::MINUTE / 2).unwrap();
-    assert_eq!(outcome.report.ended, Ended::TimedOut);
-    assert!(outcome.text().starts_with("up"), "{}", outcome.errors());
+    assert_eq!(outcome.report.ended, Ended::Killed);
+}
+
+#[test]
+fn without_a_listener_no_signal_leaves_the_process_group() {
+    const TEST: &str = "without_a_listener_no_signal_leaves_the_process_group";
+    if std::env::var_os(PREPARED).is_none() {
+        return repeat_with_mounts("export RINGFENCE_TEST_LANDLOCK=4", TEST);
+    }
+    let code = "sleep 1000 & kill $! || echo refused; trap 'echo trapped' USR1; kill -USR1 0; \
+                kill -9 0";
+    let outcome = thread::spawn(|| {
+        let listener = surround(
+            filter(libc::SYS_reboot),
+            libc::SECCOMP_FILTER_FLAG_NEW_LISTENER,
+        );
+        // SAFETY: the kernel has just made this descriptor.
+        let _listener = unsafe { OwnedFd::from_raw_fd(listener.try_into().unwrap()) };
+        run(common::shell(code, Namespaces::Off))
+    });
+    let outcome = outcome.join().unwrap();
+    assert_eq!(outcome.text(), "refused\ntrapped", "{}", outcome.errors());
+    let layers = outcome.report.layers.iter();
+    let mut found = layers.filter(|state| state.layer == Layer::PidNs);
+    let LayerStatus::Missing { why } = &found.next().unwrap().status else {
+        return assert!(!outcome.has(Layer::PidNs));
+    };
+    assert!(why.contains("signals") && why.contains("busy"), "{why}");
 }

@@ -18,6 +18,8 @@ use std::os::fd::RawFd;
 
 /// Fields between a process's parent and the number of its threads, in `/proc/PID/stat`.
 const THREADS: usize = 15;
+/// Parents that a chain has at most.
+const LONGEST: usize = 128;
 
 /// A process at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,6 +100,47 @@ pub(super) fn send_signal(process: RawFd, signal: i32) -> Sys<()> {
     unsafe { sys::call(libc::SYS_pidfd_send_signal, args) }.map(drop)
 }
 
+/// Whether the process of a number that is held open descends from this one, `me`.
+///
+/// The chain of parents is read twice: where it is the same, each number in it was one process's
+/// in between, since whoever loses a parent gets another one before that number is free.
+pub(super) fn leads_to(me: i32, number: i32) -> bool {
+    let Ok(proc) = open_proc() else {
+        return false;
+    };
+    let mut chain = [(0, 0); LONGEST];
+    let once = walk(proc, me, number, |at, process| {
+        let slot = chain.get_mut(at);
+        slot.map(|slot| *slot = (process.parent, process.start))
+    });
+    let again = once.and_then(|()| {
+        walk(proc, me, number, |at, process| {
+            let known = chain.get(at)?;
+            (*known == (process.parent, process.start)).then_some(())
+        })
+    });
+    sys::close(proc);
+    again.is_some()
+}
+
+/// Shows each process from this one up to the last before `me`.
+fn walk(
+    proc: RawFd,
+    me: i32,
+    mut number: i32,
+    mut show: impl FnMut(usize, Process) -> Option<()>,
+) -> Option<()> {
+    for at in 0..LONGEST {
+        let process = Process::read(proc, number)?;
+        show(at, process)?;
+        if process.parent == me {
+            return Some(());
+        }
+        number = process.parent;
+    }
+    None
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -125,5 +168,27 @@ mod tests {
         assert_eq!(number(b""), None);
         assert_eq!(number(b"0"), None);
         assert_eq!(number(b"4194303"), Some(4_194_303));
+    }
+
+    #[test]
+    fn a_chain_of_parents_leads_to_whoever_is_in_it() {
+        let me = sys::getpid();
+        let mut shell = std::process::Command::new("sh")
+            .args(["-c", "sleep 1000 & echo $!; read line; kill $!"])
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut said = [0; 16];
+        let read = std::io::Read::read(shell.stdout.as_mut().unwrap(), &mut said).unwrap();
+        let sleep = number(said.get(..read).unwrap().trim_ascii()).unwrap();
+        let parent = i32::try_from(shell.id()).unwrap();
+        assert!(leads_to(me, parent) && leads_to(me, sleep) && leads_to(parent, sleep));
+        assert!(leads_to(sys::getppid(), sleep));
+        for stranger in [me, sys::getppid(), 1, 0, -1, 4 << 20] {
+            assert!(!leads_to(me, stranger), "{stranger}");
+        }
+        assert!(!leads_to(sleep, parent) && !leads_to(sleep, sleep));
+        shell.wait().unwrap();
     }
 }

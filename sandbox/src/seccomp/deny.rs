@@ -514,24 +514,17 @@ const FICLONE: u32 = 0x4004_9409;
 const FICLONERANGE: u32 = 0x4020_940D;
 const FIDEDUPERANGE: u32 = 0xC018_9436;
 
+/// The sign of an `int`.
+const NEGATIVE: u32 = 1 << 31;
+
 /// Denied where a signal could reach other processes of the same user: no process namespace, no
 /// user of its own, and a Landlock before Linux 6.12. What names a process is not known to the
-/// filter as its own, so only the process group, which is the sandbox's, can be signalled.
+/// filter as its own, so the plain calls are the supervisor's ([`super::mediate::SIGNALS`]).
 pub(crate) const WITHOUT_SIGNAL_SEPARATION: &[Rule] = &[
     Rule {
-        reason: "signals to others; zero is the own process group",
+        reason: "signals to process groups and to all processes of the user",
         call: libc::SYS_kill,
-        when: &[IsNot(0, 0)],
-    },
-    Rule {
-        reason: "signals to others",
-        call: libc::SYS_tkill,
-        when: &[],
-    },
-    Rule {
-        reason: "signals to others",
-        call: libc::SYS_tgkill,
-        when: &[],
+        when: &[Masked(0, NEGATIVE, NEGATIVE)],
     },
     Rule {
         reason: "signals to others",

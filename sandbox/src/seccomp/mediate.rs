@@ -4,7 +4,7 @@
 //! `close`, must never be listed: a notification costs two changes of process. Where the kernel
 //! gives no notifications, the same lists are denied.
 
-use super::Condition::Has;
+use super::Condition::{Has, IsNot};
 use super::{Group, Rule};
 
 /// Where the tree of files is the host's.
@@ -69,6 +69,26 @@ pub(crate) const NAMES: &[Group] = &[Group {
     reason: "processes of others connect to a name that a service is expected at",
     calls: &[libc::SYS_bind],
 }];
+
+/// Where a signal could reach other processes of the same user: the supervisor knows which are the
+/// sandbox's.
+pub(crate) const SIGNALS: &[Rule] = &[
+    Rule {
+        reason: "signals to others; zero is the own process group",
+        call: libc::SYS_kill,
+        when: &[IsNot(0, 0)],
+    },
+    Rule {
+        reason: "signals to threads of others",
+        call: libc::SYS_tkill,
+        when: &[],
+    },
+    Rule {
+        reason: "signals to threads of others",
+        call: libc::SYS_tgkill,
+        when: &[],
+    },
+];
 
 /// Bits of `open` that make or change a file: writing, `O_CREAT`, `O_TRUNC`.
 const CHANGES: u64 = 0o3 | 0o100 | 0o1000;

@@ -7,7 +7,7 @@
 
 use super::bpf::{Answer, Instruction, Table, Verdict, assemble};
 use super::kernel::{self, Call};
-use super::reference::{self, ARCH, rules};
+use super::reference::{self, ARCH, held_rules, rules};
 use super::{Condition, MOST_DENIALS, Rule, Separated, denial, filter, refusing};
 use crate::decisions::Decisions;
 use std::sync::OnceLock;
@@ -204,7 +204,7 @@ fn answer(decisions: &mut Decisions<'_>) -> Answer {
 
 /// A call of any kind, most often one that the lists tell apart.
 fn call(decisions: &mut Decisions<'_>, separated: Separated) -> Call {
-    let rules: Vec<&Rule> = rules(separated).collect();
+    let rules: Vec<&Rule> = rules(separated).chain(held_rules(separated)).collect();
     let rule = *decisions.one(&rules).unwrap();
     let number = match decisions.below(5) {
         0 => decisions.word(),

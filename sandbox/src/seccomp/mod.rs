@@ -365,6 +365,11 @@ pub(crate) fn table(separated: Separated) -> Table {
     for call in groups.iter().flat_map(|group| group.calls) {
         table.hold(number(*call), &[]);
     }
+    if !separated.signals {
+        for rule in mediate::SIGNALS {
+            table.hold(number(rule.call), rule.when);
+        }
+    }
     table
 }
 
@@ -446,7 +451,8 @@ mod tests {
         assert_eq!(named(all, libc::SYS_socket, 1), None);
         assert_eq!(named(all, libc::SYS_kill, 7), None);
         let nothing = Separated::default();
-        assert_eq!(named(nothing, libc::SYS_kill, 7), Some("kill"));
+        assert_eq!(named(nothing, libc::SYS_kill, u64::MAX), Some("kill"));
+        assert_eq!(named(nothing, libc::SYS_kill, 7), None);
         assert_eq!(named(nothing, libc::SYS_kill, 0), None);
     }
 
@@ -540,7 +546,8 @@ mod tests {
             }
         }
         let writes = [mediate::WRITE, mediate::WRITE_OF_THIS_ARCHITECTURE];
-        let writes = writes.into_iter().flatten().map(|rule| &rule.call);
+        let writes = writes.into_iter().flatten().chain(mediate::SIGNALS);
+        let writes = writes.map(|rule| &rule.call);
         let others = [mediate::DELETE, mediate::RENAME, mediate::EXEC];
         for call in writes.chain(others.into_iter().flatten()) {
             assert!(seen.contains(call), "{call}");

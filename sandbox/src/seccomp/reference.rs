@@ -19,18 +19,18 @@ pub(super) const ARCH: u32 = 0xc000_00b7;
 pub(super) fn answer(separated: Separated, call: &Call) -> u32 {
     let number = i64::from(call.number);
     let listed = |groups: &[Group]| groups.iter().any(|group| group.calls.contains(&number));
-    let matched = || {
-        rules(separated).any(|rule| {
-            rule.call == number && rule.when.iter().all(|condition| holds(condition, call))
-        })
+    let matches = |rule: &Rule| {
+        rule.call == number && rule.when.iter().all(|condition| holds(condition, call))
     };
     if call.arch != ARCH {
         libc::SECCOMP_RET_KILL_PROCESS
-    } else if listed(deny::GROUPS) || matched() {
+    } else if listed(deny::GROUPS) || rules(separated).any(matches) {
         REFUSED
     } else if number == libc::SYS_openat2 && !(separated.lasting_files && separated.truncation) {
         UNKNOWN
-    } else if held(separated).any(|group| group.calls.contains(&number)) {
+    } else if held(separated).any(|group| group.calls.contains(&number))
+        || held_rules(separated).iter().any(matches)
+    {
         libc::SECCOMP_RET_USER_NOTIF
     } else if listed(allow::GROUPS) || listed(allow::ARCH_GROUPS) {
         libc::SECCOMP_RET_ALLOW
@@ -69,6 +69,15 @@ fn held(separated: Separated) -> impl Iterator<Item = &'static Group> {
     .into_iter()
     .filter(|(counts, _)| *counts)
     .flat_map(|(_, groups)| groups)
+}
+
+/// What the supervisor performs with some arguments; it is allowed otherwise.
+pub(super) fn held_rules(separated: Separated) -> &'static [Rule] {
+    if separated.signals {
+        &[]
+    } else {
+        mediate::SIGNALS
+    }
 }
 
 /// The rules that count.

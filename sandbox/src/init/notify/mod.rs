@@ -7,7 +7,8 @@
 //! kernel holds these calls and asks here (`SECCOMP_RET_USER_NOTIF`). Whatever lies outside of what
 //! the program may write to is refused; the rest is done here, and the program gets the result. The
 //! call itself is never let through, because its arguments are in memory that another thread can
-//! change after any look at them. Only `execve` must be, and is looked at once more ([`exec`]).
+//! change after any look at them. Only `execve` must be, and is looked at once more ([`exec`]), and a
+//! signal of a process to itself may, whose arguments are in registers ([`signal`]).
 //!
 //! A supervised program's caller is asked about further calls first ([`act`]): what the call is about
 //! is held open while the question travels, and exactly that is done after it.
@@ -41,6 +42,7 @@ mod loss;
 mod metadata;
 mod resolve;
 mod rights;
+mod signal;
 mod target;
 
 use super::trace::{Reach, Stop};
@@ -332,6 +334,9 @@ struct Server<'n, 'p> {
 impl Server<'_, '_> {
     /// Looks at a new call that is not denied.
     fn begin(&mut self, call: Call) {
+        if signal::is_meant(call.number) {
+            return self.signal(&call);
+        }
         let own_processes = self.notifier.own_processes;
         let prepared = self.notifier.rights.as_program(|| {
             let target = Target::new(self.listener, &call, own_processes)?;
@@ -365,6 +370,19 @@ impl Server<'_, '_> {
             Ok(None) => listener::answer(self.listener, call.id, Ok(())),
             Err(errno) => listener::answer(self.listener, call.id, Err(errno)),
         }
+    }
+
+    fn signal(&self, call: &Call) {
+        let done = match signal::send(self.listener, call, &self.notifier.rights) {
+            Ok(signal::Sender::Program) => {
+                // That nobody waits for it any more is no matter.
+                let _ = listener::go_on(self.listener, call.id);
+                return;
+            }
+            Ok(signal::Sender::Supervisor) => Ok(()),
+            Err(errno) => Err(errno),
+        };
+        listener::answer(self.listener, call.id, done);
     }
 
     fn is_asked(&self, operation: Operation) -> bool {

@@ -199,29 +199,8 @@ impl Target {
 
     /// The number of the whole process, as this one counts.
     pub(super) fn process(&self, own_processes: bool) -> Sys<i32> {
-        let path = self.proc_path(b"/status");
-        let file = sys::openat(libc::AT_FDCWD, path.as_c_str(), libc::O_RDONLY, 0).map(Fd)?;
         let key: &[u8] = if own_processes { b"NStgid:" } else { b"Tgid:" };
-        let (mut line, mut len) = ([0; 256], 0_usize);
-        loop {
-            let mut buffer = [0; 1024];
-            let read = match sys::read(file.0, &mut buffer)? {
-                0 => return Err(OUTSIDE),
-                read => buffer.get(..read).unwrap_or_default(),
-            };
-            for byte in read {
-                if *byte == b'\n' {
-                    if let Some(list) = line.get(..len).and_then(|line| line.strip_prefix(key)) {
-                        return last_number(list).ok_or(OUTSIDE);
-                    }
-                    len = 0;
-                } else if let Some(slot) = line.get_mut(len) {
-                    // The line with all groups is much longer, and not the one.
-                    *slot = *byte;
-                    len = len.saturating_add(1);
-                }
-            }
-        }
+        number_of_process(self.number, key)
     }
 
     /// The number with this key that the kernel gave to a new program.
@@ -237,6 +216,36 @@ impl Target {
             }
         }
         Err(OUTSIDE)
+    }
+}
+
+/// The number of the process that a thread is of, where `/proc` has the numbers of this one.
+pub(super) fn thread_group(thread: u32) -> Sys<i32> {
+    number_of_process(thread, b"Tgid:")
+}
+
+fn number_of_process(thread: u32, key: &[u8]) -> Sys<i32> {
+    let path = ProcPath::new(b"/proc/").number(thread).text(b"/status");
+    let file = sys::openat(libc::AT_FDCWD, path.as_c_str(), libc::O_RDONLY, 0).map(Fd)?;
+    let (mut line, mut len) = ([0; 256], 0_usize);
+    loop {
+        let mut buffer = [0; 1024];
+        let read = match sys::read(file.0, &mut buffer)? {
+            0 => return Err(OUTSIDE),
+            read => buffer.get(..read).unwrap_or_default(),
+        };
+        for byte in read {
+            if *byte == b'\n' {
+                if let Some(list) = line.get(..len).and_then(|line| line.strip_prefix(key)) {
+                    return last_number(list).ok_or(OUTSIDE);
+                }
+                len = 0;
+            } else if let Some(slot) = line.get_mut(len) {
+                // The line with all groups is much longer, and not the one.
+                *slot = *byte;
+                len = len.saturating_add(1);
+            }
+        }
     }
 }
 
