@@ -259,7 +259,8 @@ fn hidden_processes_end_with_the_others() {
 }
 
 fn hidden_processes() {
-    // Each in a session of its own, some below others, some visible ones below hidden ones.
+    // Each in a session of its own, some below others, some visible ones below hidden ones, and some
+    // that fork without end.
     let code = "
 import ctypes, os, time
 ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)
@@ -270,6 +271,11 @@ for _ in range(2):
             os.setsid()
             if os.fork() == 0: os.execl('/bin/sleep', 'sleep', '1000')
             break
+for _ in range(4 if os.getpid() == first else 0):
+    if os.fork() == 0:
+        os.setsid()
+        while True:
+            if os.fork(): os._exit(0)
 if os.getpid() == first: print('up', flush=True)
 time.sleep(1000)
 ";

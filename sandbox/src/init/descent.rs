@@ -174,7 +174,7 @@ mod tests {
     fn a_chain_of_parents_leads_to_whoever_is_in_it() {
         let me = sys::getpid();
         let mut shell = std::process::Command::new("sh")
-            .args(["-c", "sleep 1000 & echo $!; read line; kill $!"])
+            .args(["-c", "sleep 60 & echo $!; read line; kill $!"])
             .stdin(std::process::Stdio::piped())
             .stdout(std::process::Stdio::piped())
             .spawn()

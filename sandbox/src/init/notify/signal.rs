@@ -93,7 +93,7 @@ mod tests {
 
     #[test]
     fn only_descendants_are_signalled() {
-        let mut child = std::process::Command::new("sleep").arg("1000").spawn();
+        let mut child = std::process::Command::new("sleep").arg("60").spawn();
         let child = child.as_mut().unwrap();
         let number = i32::try_from(child.id()).unwrap();
         assert_eq!(to_process(number, 0), Ok(()));
