@@ -35,6 +35,7 @@ mod cgroup;
 mod clone;
 mod collect;
 mod confine;
+mod costs;
 #[cfg(any(test, feature = "fuzzing"))]
 mod decisions;
 mod dumpable;

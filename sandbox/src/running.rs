@@ -5,16 +5,15 @@
     reason = "receives a descriptor with a message, and waits by descriptor"
 )]
 
-use crate::confine;
+use crate::costs::{tell_no_proc, tell_unmediated};
 use crate::ends::Streams;
-use crate::identity::caller;
 use crate::plan::Plan;
 use crate::prewarm::Busy;
 use crate::questions::Questions;
 use crate::sys::{self, Errno};
 use crate::terminal::Terminal;
 use crate::wire::{Cause, Command, Event, RECORD, Reached, Summary};
-use crate::{Ended, Layer, LayerState, LayerStatus, Limits, Report, Violation, WaitError, rlimits};
+use crate::{Ended, Layer, LayerState, Limits, Report, Violation, WaitError, rlimits};
 use std::io::{self, PipeReader, PipeWriter};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
@@ -359,70 +358,6 @@ fn reached(reached: Reached, limits: &Limits) -> impl Iterator<Item = Violation>
         of(Layer::MountNs, "workspace size", limits.workspace, what)
     });
     [processes, workspace].into_iter().flatten().flatten()
-}
-
-/// Says what the lack of a private root or of other namespaces costs beyond itself where the kernel
-/// gave no notifications.
-fn tell_unmediated(layers: &mut [LayerState], errno: i32) {
-    let reason = io::Error::from_raw_os_error(errno);
-    let lacks = |layer| {
-        let mut states = layers.iter();
-        states.any(|state| state.layer == layer && !state.is_active())
-    };
-    let mut calls = Vec::new();
-    if lacks(Layer::MountNs) {
-        calls.push("changes of modes, owners, times and extended attributes");
-        calls.push("connections to Unix sockets");
-    }
-    if lacks(Layer::NetNs) {
-        calls.push("names of Unix sockets");
-    }
-    let told = if lacks(Layer::MountNs) {
-        Layer::MountNs
-    } else {
-        Layer::NetNs
-    };
-    let refused = format!(
-        "{} are refused, also in the workspace,",
-        calls.join(" and ")
-    );
-    let signals = "signals but to the own process group are refused, also to other threads,";
-    let costs = |refused: &str| {
-        format!(
-            "; {refused} because the kernel gave no notifications of system calls ({reason}): a \
-             filter around this process may have a listener already"
-        )
-    };
-    // Root gives the program a user of its own.
-    let open = !confine::confines_signals() && caller().is_ok_and(|caller| !caller.is_root());
-    for state in layers {
-        let LayerStatus::Missing { why } = &mut state.status else {
-            continue;
-        };
-        if state.layer == told {
-            why.push_str(&costs(&refused));
-        }
-        if state.layer == Layer::PidNs && open {
-            why.push_str(&costs(signals));
-        }
-    }
-}
-
-/// Says beside a mount namespace that is in force what it is in force without.
-fn tell_no_proc(layers: &mut Vec<LayerState>, errno: i32) {
-    let reason = io::Error::from_raw_os_error(errno);
-    let why = format!(
-        "a part of it, while the rest is in force: /proc is empty, and what the supervisor would do \
-         on the program's behalf is refused, because the kernel gave the sandbox no /proc of its \
-         own ({reason}). Container runtimes cover parts of theirs, which has this effect: give the \
-         container an uncovered one (docker: --security-opt systempaths=unconfined; Kubernetes: \
-         procMount: Unmasked)"
-    );
-    let place = layers
-        .iter()
-        .position(|state| state.layer == Layer::MountNs);
-    let place = place.map_or(layers.len(), |place| place + 1);
-    layers.insert(place, LayerState::missing(Layer::MountNs, why));
 }
 
 /// How far the CPU time that the kernel's limit goes by may be ahead of what is counted: it takes

@@ -16,6 +16,7 @@ use std::os::fd::{FromRawFd as _, OwnedFd};
 use std::process::Command;
 use std::sync::mpsc;
 use std::thread;
+use std::time::Duration;
 
 const CHANGES: &str = "
 import errno, os, socket, sys, threading
@@ -215,7 +216,7 @@ fn a_covered_proc() {
     };
     let mut whole = common::shell("true", Namespaces::Auto);
     whole.require.push(Layer::MountNs);
-    let refused = ringfence_sandbox::spawn(whole).unwrap_err().to_string();
+    let refused = spawn(whole).unwrap_err().to_string();
     assert!(refused.contains("/proc"), "{refused}");
     let [why] = told(&outcome.report.layers).try_into().unwrap();
     assert!(
