@@ -300,6 +300,9 @@ time.sleep(1000)
 fn without_a_listener_no_signal_leaves_the_process_group() {
     const TEST: &str = "without_a_listener_no_signal_leaves_the_process_group";
     if std::env::var_os(PREPARED).is_none() {
+        if !cfg!(debug_assertions) {
+            return skipped("this build has no older Landlock");
+        }
         return repeat_with_mounts("export RINGFENCE_TEST_LANDLOCK=4", TEST);
     }
     let code = "sleep 1000 & kill $! || echo refused; trap 'echo trapped' USR1; kill -USR1 0; \
