@@ -8,9 +8,8 @@
 
 #![expect(unsafe_code, reason = "a system call that takes a structure")]
 
-use super::root;
+use super::descent;
 use crate::sys::{self, Errno, Sys, signed};
-use std::ffi::CStr;
 use std::os::fd::RawFd;
 
 /// `struct perf_event_attr` in its first version.
@@ -69,16 +68,10 @@ pub(super) fn read(counter: RawFd) -> Option<u64> {
 
 /// Nanoseconds that children of a process took which it has waited for.
 pub(super) fn waited(process: i32) -> Option<u64> {
-    let mut digits = [0; 10];
-    let number = root::decimal(process.unsigned_abs(), &mut digits);
-    let mut path = [0_u8; 24];
-    let parts = [b"/proc/".as_slice(), number, b"/stat"];
-    for (to, from) in path.iter_mut().zip(parts.into_iter().flatten()) {
-        *to = *from;
-    }
-    let path = CStr::from_bytes_until_nul(&path).ok()?;
-    let mut buffer = [0_u8; 512];
-    waited_in(sys::read_file(libc::AT_FDCWD, path, &mut buffer).ok()?)
+    let proc = descent::open_proc().ok()?;
+    let waited = descent::stat(proc, process, &mut [0; 512]).and_then(waited_in);
+    sys::close(proc);
+    waited
 }
 
 /// `cutime` and `cstime` of "number (name) state ...", where the name is the program's choice and may
@@ -91,13 +84,7 @@ fn waited_in(stat: &[u8]) -> Option<u64> {
     let end = stat.iter().rposition(|byte| *byte == b')')?;
     let behind = stat.get(end..)?.strip_prefix(b") ")?;
     let mut fields = behind.split(|byte| *byte == b' ').skip(1 + BETWEEN);
-    let mut ticks = || {
-        let digits = fields.next()?;
-        digits.iter().try_fold(0_u64, |number, digit| {
-            let digit = digit.checked_sub(b'0').filter(|digit| *digit < 10)?;
-            number.checked_mul(10)?.checked_add(digit.into())
-        })
-    };
+    let mut ticks = || descent::digits(fields.next()?);
     let (user, system) = (ticks()?, ticks()?);
     Some(user.saturating_add(system).saturating_mul(TICK))
 }

@@ -34,16 +34,7 @@ pub(super) struct Process {
 impl Process {
     /// What a directory `/proc` says of a number, if it lets it be seen.
     pub(super) fn read(proc: RawFd, number: i32) -> Option<Self> {
-        let mut path = [0_u8; 16];
-        let mut digits = [0; 10];
-        let digits = decimal(u32::try_from(number).ok()?, &mut digits);
-        let text = digits.iter().chain(b"/stat");
-        for (slot, byte) in path.iter_mut().zip(text) {
-            *slot = *byte;
-        }
-        let path = CStr::from_bytes_until_nul(&path).ok()?;
-        let mut buffer = [0_u8; 512];
-        Self::parse(sys::read_file(proc, path, &mut buffer).ok()?)
+        Self::parse(stat(proc, number, &mut [0; 512])?)
     }
 
     /// "number (name) state parent ...", where the name is the program's choice and may contain
@@ -63,6 +54,19 @@ impl Process {
             is_alive: state != b"Z" || threads > 1,
         })
     }
+}
+
+/// `/proc/PID/stat` of a number, seen from a directory `/proc`.
+pub(super) fn stat(proc: RawFd, number: i32, buffer: &mut [u8; 512]) -> Option<&[u8]> {
+    let mut path = [0_u8; 16];
+    let mut digits = [0; 10];
+    let digits = decimal(u32::try_from(number).ok()?, &mut digits);
+    let text = digits.iter().chain(b"/stat");
+    for (slot, byte) in path.iter_mut().zip(text) {
+        *slot = *byte;
+    }
+    let path = CStr::from_bytes_until_nul(&path).ok()?;
+    sys::read_file(proc, path, buffer).ok()
 }
 
 /// A decimal number.
