@@ -190,11 +190,13 @@ impl Reached {
         self.processes as u32 | (self.workspace as u32) << 1
     }
 
-    const fn from_bits(bits: u32) -> Self {
-        Self {
+    /// `None`: there are other bits.
+    fn from_bits(bits: u32) -> Option<Self> {
+        let reached = Self {
             processes: bits & 1 != 0,
             workspace: bits & 2 != 0,
-        }
+        };
+        (reached.to_bits() == bits).then_some(reached)
     }
 }
 
@@ -323,7 +325,7 @@ impl Event {
                 unmediated: reader.i32()?,
                 no_proc: reader.i32()?,
                 denials: Denials([reader.u64()?, reader.u64()?, reader.u64()?]),
-                reached: Reached::from_bits(reader.u32()?),
+                reached: Reached::from_bits(reader.u32()?)?,
             })),
             _ => None,
         }
