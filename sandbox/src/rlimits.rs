@@ -124,9 +124,10 @@ fn number(resource: impl TryInto<u32>) -> u32 {
     resource.try_into().unwrap_or(u32::MAX)
 }
 
-/// `RLIMIT_NPROC` counts all processes of a user, so others of the same user come on top.
+/// `RLIMIT_NPROC` counts all processes of a user, so others of the same user come on top. Where there is
+/// a control group, that is to be reached first: it tells so.
 fn processes(limits: &Limits, bounded: Bounded, identity: &Identity) -> Option<u64> {
-    let limit = limits.processes?;
+    let limit = limits.processes?.saturating_add(bounded.processes.into());
     match identity {
         Identity::Own { .. } => Some(limit),
         // The supervisor is of the same user, and the only other one in the user namespace.

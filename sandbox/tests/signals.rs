@@ -94,9 +94,9 @@ trap 'echo trapped' USR1; kill -USR1 $$
     if !common::exists("/usr/bin/bash") {
         return skipped("bash is not installed");
     }
-    let script = "sleep 1000 & sleep 1000 & kill %1 %2; wait %1; echo $?; wait; jobs; echo end";
+    let script = "sleep 1000 & sleep 1000 & kill %1 %2; wait %1; echo $?; wait %2; echo $?";
     let outcome = run(spec("bash", &["-c", script], Namespaces::Off));
-    assert_eq!(lines(&outcome), ["143", "end"], "{}", outcome.errors());
+    assert_eq!(lines(&outcome), ["143", "143"], "{}", outcome.errors());
 }
 
 #[test]
