@@ -185,7 +185,8 @@ print('sets', sets)
             most("instances") <= if is_root() { 128 } else { 32 },
             "{text}"
         );
-        if is_root() {
+        // With a control group they count as memory.
+        if is_root() && !outcome.has(Layer::Cgroup) {
             assert!(most("sets") <= 32, "{text}");
         }
     }
@@ -232,7 +233,8 @@ for _ in range(100):
         spec.limits.wall = Some(Duration::from_secs(60));
         let report = run(spec).report;
         assert_eq!(report.ended, Ended::CpuExceeded, "{mode:?} {report:?}");
-        assert!(report.cpu >= Duration::from_secs(1), "{report:?}");
+        // Of a process that reaches the limit by itself the kernel counts whole ticks.
+        assert!(report.cpu >= Duration::from_millis(900), "{report:?}");
         assert!(report.cpu < Duration::from_secs(4), "{report:?}");
     }
 }
