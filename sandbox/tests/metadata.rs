@@ -128,7 +128,9 @@ fn metadata_outside_stays_as_it_is() {
     let code = format!("path = {file:?}\n{EVERYTHING}");
     let outcome = run(off(&code, None));
     let lines = lines(&outcome);
-    assert!(lines.len() >= 24, "{}", outcome.text());
+    // arm64 has none of the older calls.
+    let tries = if cfg!(target_arch = "aarch64") { 22 } else { 28 };
+    assert_eq!(lines.len(), tries, "{}", outcome.text());
     for (name, answer) in &lines {
         // What is open by its path alone takes no requests at all.
         let path_alone = name.starts_with("set") && answer == "EBADF";
@@ -331,7 +333,7 @@ sys.stdout.flush()
 while True: eager.append(socket.socket(socket.AF_UNIX)); eager[-1].connect('other')
 ";
     let mut spec = off(code, None);
-    spec.limits.wall = Some(Duration::from_secs(2));
+    spec.limits.wall = Some(Duration::from_secs(6));
     let outcome = run(spec);
     assert_eq!(
         outcome.report.ended,
