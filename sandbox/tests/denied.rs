@@ -166,19 +166,12 @@ fn repeat_with_mounts(mounts: &str, test: &str) {
         "{mounts} && exec setpriv --reuid 65534 --regid 65534 --clear-groups -- \"$0\" --exact \
          {test} --nocapture"
     );
-    let output = Command::new("unshare")
+    let mut tests = Command::new("unshare");
+    tests
         .args(["-m", "sh", "-c", &script])
         .arg(&copy)
-        .env(PREPARED, home.path())
-        .env("HOME", home.path())
-        .env("TMPDIR", home.path())
-        .env("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin")
-        .current_dir("/")
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{text}\n{errors}");
+        .env(PREPARED, home.path());
+    let text = common::passes(&mut tests, home.path());
     assert!(text.contains("1 passed"), "{text}");
 }
 

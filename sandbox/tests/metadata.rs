@@ -129,7 +129,11 @@ fn metadata_outside_stays_as_it_is() {
     let outcome = run(off(&code, None));
     let lines = lines(&outcome);
     // arm64 has none of the older calls.
-    let tries = if cfg!(target_arch = "aarch64") { 22 } else { 28 };
+    let tries = if cfg!(target_arch = "aarch64") {
+        22
+    } else {
+        28
+    };
     assert_eq!(lines.len(), tries, "{}", outcome.text());
     for (name, answer) in &lines {
         // What is open by its path alone takes no requests at all.

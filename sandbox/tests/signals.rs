@@ -23,21 +23,14 @@ fn signals_are_performed_for_an_ordinary_user() {
     }
     let home = common::open_directory(&std::env::temp_dir());
     let user = (1_000_000_000 + std::process::id()).to_string();
-    let output = Command::new("/usr/bin/setpriv")
+    let mut tests = Command::new("/usr/bin/setpriv");
+    tests
         .args(["--reuid", &user, "--regid", &user, "--clear-groups", "--"])
         .arg(common::copy_of_tests(home.path()))
         .args(["--skip", "signals_are_performed_for_an_ordinary_user"])
         .args(["--test-threads", "1"])
-        .env(LANDLOCK, "4")
-        .env("HOME", home.path())
-        .env("TMPDIR", home.path())
-        .env("PATH", "/usr/local/bin:/usr/bin:/bin")
-        .current_dir("/")
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{text}\n{errors}");
+        .env(LANDLOCK, "4");
+    let text = common::passes(&mut tests, home.path());
     assert!(text.contains("test result: ok"), "{text}");
 }
 

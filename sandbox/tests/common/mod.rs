@@ -248,19 +248,22 @@ pub(crate) fn repeat_unprivileged(skip: &[&str]) {
     for test in skip {
         again.args(["--skip", test]);
     }
-    let output = again
-        .args(["--test-threads", "2"])
-        .env("HOME", home.path())
-        .env("TMPDIR", home.path())
-        .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+    again.args(["--test-threads", "2"]);
+    let text = passes(&mut again, home.path());
+    assert!(text.contains("test result: ok"));
+}
+
+/// Runs a test binary in surroundings that any user can have. What it says; it must succeed.
+pub(crate) fn passes(tests: &mut std::process::Command, home: &Path) -> String {
+    let output = tests
+        .env("HOME", home)
+        .env("TMPDIR", home)
+        .env("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin")
         .current_dir("/")
         .output()
         .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(
-        output.status.success(),
-        "{text}\n{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    assert!(text.contains("test result: ok"));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}\n{errors}");
+    text
 }
