@@ -87,7 +87,8 @@ trap 'echo trapped' USR1; kill -USR1 $$
     if !common::exists("/usr/bin/bash") {
         return skipped("bash is not installed");
     }
-    let script = "sleep 1000 & sleep 1000 & kill %1 %2; wait %1; echo =$?; wait %2; echo =$?";
+    let script = "sleep 1000 & one=$!; sleep 1000 & two=$!; kill %1 %2
+wait $one; echo =$?; wait $two; echo =$?";
     let outcome = run(spec("bash", &["-c", script], Namespaces::Off));
     // Beside what the shell says of its jobs.
     let mut said = lines(&outcome);
